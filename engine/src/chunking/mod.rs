@@ -1,0 +1,1 @@
+//! Cuts bodies into content-addressed chunks.

@@ -1,0 +1,370 @@
+//! One change of a namespace, with everything that decides its result inside it.
+
+use minicbor::{Decode, Encode};
+
+use crate::ids::{BodyId, Gsn, Ino, NodeId, OpId, Version, ZoneId};
+use crate::time::Timestamp;
+
+/// One change of a namespace. Ids, times and credentials are chosen by the proposer, so that
+/// every node that applies it reaches the same state.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Command {
+    #[n(0)]
+    pub id: OpId,
+    /// When the operation happened, by the proposer's clock.
+    #[n(1)]
+    pub time: Timestamp,
+    #[n(2)]
+    pub cred: Cred,
+    #[n(3)]
+    pub op: Op,
+}
+
+/// Whose operation it is. The kernel has checked permissions before; `apply` uses this for
+/// ownership and for the set-id rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(array)]
+pub struct Cred {
+    #[n(0)]
+    pub uid: u32,
+    #[n(1)]
+    pub gid: u32,
+}
+
+impl Cred {
+    /// The daemon's own commands.
+    pub const SYSTEM: Cred = Cred { uid: 0, gid: 0 };
+}
+
+/// A name in a directory: 1 to 255 bytes of any value but `/` and NUL, and neither `.` nor
+/// `..`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode)]
+#[cbor(transparent)]
+pub struct Name(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>);
+
+/// Why bytes are not a [`Name`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    #[error("a name has at most 255 bytes")]
+    TooLong,
+    #[error("a name is neither empty nor '.' nor '..', and has no '/' and no NUL")]
+    Invalid,
+}
+
+impl Name {
+    pub const LEN_MAX: usize = 255;
+
+    pub fn parse(bytes: &[u8]) -> Result<Name, NameError> {
+        if bytes.len() > Self::LEN_MAX {
+            return Err(NameError::TooLong);
+        }
+        if matches!(bytes, b"" | b"." | b"..") || bytes.iter().any(|b| matches!(b, b'/' | 0)) {
+            return Err(NameError::Invalid);
+        }
+        Ok(Name(bytes.to_vec()))
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+// By hand, so that no byte from the network or the disk becomes a name unchecked.
+impl<'b, C> Decode<'b, C> for Name {
+    fn decode(d: &mut minicbor::Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
+        Name::parse(d.bytes()?).map_err(minicbor::decode::Error::message_of)
+    }
+}
+
+trait MessageOf {
+    fn message_of(error: NameError) -> Self;
+}
+
+impl MessageOf for minicbor::decode::Error {
+    fn message_of(error: NameError) -> Self {
+        minicbor::decode::Error::message(error.to_string())
+    }
+}
+
+impl std::fmt::Debug for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(&self.0))
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", String::from_utf8_lossy(&self.0))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Op {
+    /// Changes nothing. Fills the place of an operation that must not happen any more.
+    #[n(0)]
+    Noop,
+    /// create, mkdir, mknod, symlink. With `exclusive` false an existing regular file of that
+    /// name is the outcome instead of a refusal (`open(O_CREAT)`).
+    #[n(1)]
+    Make {
+        #[n(0)]
+        parent: Ino,
+        #[n(1)]
+        name: Name,
+        #[n(2)]
+        ino: Ino,
+        #[n(3)]
+        kind: Kind,
+        /// Permission bits 07777, umask already taken off.
+        #[n(4)]
+        mode: u32,
+        #[n(5)]
+        exclusive: bool,
+    },
+    #[n(2)]
+    Link {
+        #[n(0)]
+        ino: Ino,
+        #[n(1)]
+        parent: Ino,
+        #[n(2)]
+        name: Name,
+    },
+    #[n(3)]
+    Unlink {
+        #[n(0)]
+        parent: Ino,
+        #[n(1)]
+        name: Name,
+    },
+    #[n(4)]
+    Rmdir {
+        #[n(0)]
+        parent: Ino,
+        #[n(1)]
+        name: Name,
+    },
+    #[n(5)]
+    Rename {
+        #[n(0)]
+        from_parent: Ino,
+        #[n(1)]
+        from_name: Name,
+        #[n(2)]
+        to_parent: Ino,
+        #[n(3)]
+        to_name: Name,
+        #[n(4)]
+        how: RenameHow,
+    },
+    #[n(6)]
+    SetAttr {
+        #[n(0)]
+        ino: Ino,
+        #[n(1)]
+        set: SetAttr,
+    },
+    #[n(7)]
+    SetXattr {
+        #[n(0)]
+        ino: Ino,
+        /// With its prefix, as in `user.mime_type`.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        name: Vec<u8>,
+        #[cbor(n(2), with = "minicbor::bytes")]
+        value: Vec<u8>,
+        #[n(3)]
+        how: XattrHow,
+    },
+    #[n(8)]
+    RemoveXattr {
+        #[n(0)]
+        ino: Ino,
+        #[cbor(n(1), with = "minicbor::bytes")]
+        name: Vec<u8>,
+    },
+    /// A new version of a body. Refused if `base` is no longer the current version.
+    #[n(9)]
+    Publish {
+        #[n(0)]
+        ino: Ino,
+        #[n(1)]
+        base: Version,
+        #[n(2)]
+        body: Body,
+        /// Bytes; beyond the body's own length the file reads as zeros.
+        #[n(3)]
+        size: u64,
+        #[n(4)]
+        mtime: Timestamp,
+        /// The node that holds all of the body durably.
+        #[n(5)]
+        holder: NodeId,
+    },
+    /// Asks for the right to write the body of `ino` on `node`.
+    #[n(10)]
+    TakeToken {
+        #[n(0)]
+        ino: Ino,
+        #[n(1)]
+        node: NodeId,
+    },
+    #[n(11)]
+    ReleaseToken {
+        #[n(0)]
+        ino: Ino,
+        #[n(1)]
+        node: NodeId,
+    },
+    /// A right to join, made by `fusion token create`.
+    #[n(12)]
+    CreateJoinToken {
+        #[n(0)]
+        id: u64,
+        /// BLAKE3 of the secret, so that state and log don't hold it.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        secret_hash: [u8; 32],
+        #[n(2)]
+        zone: String,
+        #[n(3)]
+        expires: Timestamp,
+    },
+    #[n(13)]
+    RevokeJoinToken {
+        #[n(0)]
+        id: u64,
+    },
+    /// Makes a node a member (an observer until a `Reconfigure` gives it a vote). Uses up the
+    /// join token; the first node of a cluster has none.
+    #[n(14)]
+    AdmitNode {
+        #[n(0)]
+        node: Member,
+        #[n(1)]
+        token: Option<u64>,
+    },
+    /// The node reports that it holds, durably, every body that it should hold up to `gsn`.
+    #[n(15)]
+    HeldUpto {
+        #[n(0)]
+        node: NodeId,
+        #[n(1)]
+        gsn: Gsn,
+    },
+    /// The node's address changed.
+    #[n(16)]
+    MoveNode {
+        #[n(0)]
+        node: NodeId,
+        #[n(1)]
+        address: String,
+    },
+}
+
+/// What a new inode is.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Kind {
+    #[n(0)]
+    File,
+    #[n(1)]
+    Directory,
+    #[n(2)]
+    Symlink(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    #[n(3)]
+    Fifo,
+    #[n(4)]
+    Socket,
+    /// Device number as in `st_rdev`.
+    #[n(5)]
+    CharDevice(#[n(0)] u32),
+    #[n(6)]
+    BlockDevice(#[n(0)] u32),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum RenameHow {
+    #[n(0)]
+    Replace,
+    #[n(1)]
+    NoReplace,
+    #[n(2)]
+    Exchange,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum XattrHow {
+    #[n(0)]
+    Set,
+    /// XATTR_CREATE
+    #[n(1)]
+    Create,
+    /// XATTR_REPLACE
+    #[n(2)]
+    Replace,
+}
+
+/// What to change; `None` leaves it. ctime becomes the command's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(array)]
+pub struct SetAttr {
+    /// Permission bits 07777.
+    #[n(0)]
+    pub mode: Option<u32>,
+    #[n(1)]
+    pub uid: Option<u32>,
+    #[n(2)]
+    pub gid: Option<u32>,
+    /// Bytes. Truncates or extends with zeros; makes a new version.
+    #[n(3)]
+    pub size: Option<u64>,
+    #[n(4)]
+    pub atime: Option<Timestamp>,
+    #[n(5)]
+    pub mtime: Option<Timestamp>,
+}
+
+/// A file's bytes, as the namespace names them.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Encode, Decode)]
+pub enum Body {
+    #[default]
+    #[n(0)]
+    Empty,
+    /// At most [`Body::INLINE_MAX_BYTES`], only where every zone may hold the body.
+    #[n(1)]
+    Inline(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    #[n(2)]
+    Sealed {
+        #[n(0)]
+        id: BodyId,
+        /// Bytes that the body holds.
+        #[n(1)]
+        len: u64,
+    },
+}
+
+impl Body {
+    pub const INLINE_MAX_BYTES: usize = 512;
+}
+
+/// A node of the cluster, as agreed.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Member {
+    #[n(0)]
+    pub id: NodeId,
+    #[n(1)]
+    pub name: String,
+    #[n(2)]
+    pub zone: ZoneId,
+    #[n(3)]
+    pub zone_name: String,
+    /// `host:port` at which other nodes reach it (UDP).
+    #[n(4)]
+    pub address: String,
+    /// BLAKE3 of the node's public key (SubjectPublicKeyInfo, DER): its identity.
+    #[cbor(n(5), with = "minicbor::bytes")]
+    pub key_hash: [u8; 32],
+}

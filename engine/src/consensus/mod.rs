@@ -1,0 +1,4 @@
+//! The agreement protocol: merged lanes.
+
+pub mod entry;
+pub mod record;

@@ -1,0 +1,3 @@
+//! The namespace: what agreed commands change.
+
+pub mod tables;

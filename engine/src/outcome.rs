@@ -1,0 +1,85 @@
+//! What applying a command produced: a result or a POSIX refusal. Both are agreed.
+
+use minicbor::{Decode, Encode};
+
+use crate::ids::{Ino, NodeId, Version};
+
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Outcome {
+    #[n(0)]
+    Done,
+    /// `created` is false when a `Make` that was not exclusive found the file there.
+    #[n(1)]
+    Made {
+        #[n(0)]
+        ino: Ino,
+        #[n(1)]
+        created: bool,
+    },
+    #[n(2)]
+    Published(#[n(0)] Version),
+    #[n(3)]
+    Refused(#[n(0)] Refusal),
+}
+
+/// Why a command changed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, thiserror::Error)]
+pub enum Refusal {
+    #[n(0)]
+    #[error("no such file or directory")]
+    NotFound,
+    #[n(1)]
+    #[error("the name exists")]
+    Exists,
+    #[n(2)]
+    #[error("not a directory")]
+    NotDirectory,
+    #[n(3)]
+    #[error("is a directory")]
+    IsDirectory,
+    #[n(4)]
+    #[error("the directory is not empty")]
+    NotEmpty,
+    #[n(5)]
+    #[error("operation not permitted")]
+    NotPermitted,
+    #[n(6)]
+    #[error("permission denied")]
+    Denied,
+    #[n(7)]
+    #[error("the file has too many links")]
+    TooManyLinks,
+    #[n(8)]
+    #[error("invalid argument")]
+    Invalid,
+    #[n(9)]
+    #[error("no such attribute")]
+    NoAttribute,
+    #[n(10)]
+    #[error("the attribute is too large")]
+    AttributeTooLarge,
+    #[n(11)]
+    #[error("the file is too large")]
+    FileTooLarge,
+    /// The base of a publish is no longer current.
+    #[n(12)]
+    #[error("a newer version {0} was published")]
+    Superseded(#[n(0)] Version),
+    #[n(13)]
+    #[error("node {0} holds the write token")]
+    TokenHeld(#[n(0)] NodeId),
+    /// The id in the command names something else already, or was used before.
+    #[n(14)]
+    #[error("the id is in use")]
+    IdInUse,
+    #[n(15)]
+    #[error("the join token is unknown, used, revoked or expired")]
+    BadJoinToken,
+    /// The command's id is older than what its origin's newest start has proposed.
+    #[n(16)]
+    #[error("the command comes from an earlier start of its node")]
+    OldBoot,
+    #[n(17)]
+    #[error("no space left for this operation")]
+    NoSpace,
+}

@@ -1,0 +1,1 @@
+//! Says which zone holds which body.

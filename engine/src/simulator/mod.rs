@@ -1,0 +1,1 @@
+//! A whole ring in one thread, from one seed.

@@ -96,6 +96,14 @@ impl Ino {
         assert!(counter < 1 << Self::COUNTER_BITS, "inode counter overflows its 40 bits");
         Ino(u64::from(node.0) << Self::COUNTER_BITS | counter)
     }
+
+    /// The node that gave this number with [`Self::of`]; `None` for the system's numbers and
+    /// for what no node can give.
+    pub fn node(self) -> Option<NodeId> {
+        let node = u16::try_from(self.0 >> Self::COUNTER_BITS).ok()?;
+        let counter = self.0 & ((1 << Self::COUNTER_BITS) - 1);
+        (counter >= 16).then_some(NodeId(node))
+    }
 }
 
 /// One Multi-Paxos log: the lane that `node` owns in `epoch` for the `term`th time.

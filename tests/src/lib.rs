@@ -1,1 +1,7 @@
+//! What the rings of tests share: a cluster of real daemons, waiting without sleeping, and
+//! the rule for machines without FUSE.
 
+pub mod cluster;
+pub mod fuse;
+pub mod program;
+pub mod wait;

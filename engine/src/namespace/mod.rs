@@ -1,3 +1,89 @@
 //! The namespace: what agreed commands change.
+//!
+//! [`apply()`] runs one agreed command against the tables. It is total and deterministic: a
+//! refused operation is an outcome, and nothing but the command and the tables decides the
+//! result. [`View`] reads the tables. [`genesis()`] makes the tables of a new volume.
+//!
+//! # Tables
+//!
+//! All keys of one volume, as [`Tables`] sees them; the store puts the volume before each.
+//! Integers are big-endian, so that keys sort by number. Every value begins with a version
+//! byte, 1 today.
+//!
+//! | table      | key                           | value after the version byte |
+//! |------------|-------------------------------|------------------------------|
+//! | inodes     | `I`, ino u64                  | [`Inode`], drawn in `inode.rs` |
+//! | names      | `N`, directory u64, name      | file type u8, ino u64, cookie u64 |
+//! | cookies    | `C`, directory u64, cookie u64| file type u8, ino u64, name |
+//! | xattrs     | `X`, ino u64, xattr name      | the attribute's value |
+//! | origins    | `O`, node u16                 | boot u64, last seq u64 |
+//! | outcomes   | `R`, node u16, seq mod 4096 u16 | boot u64, seq u64, outcome in CBOR |
+//! | members    | `M`, node u16                 | member in CBOR |
+//! | held       | `H`, node u16                 | gsn u64 |
+//! | join tokens| `J`, id u64                   | join token in CBOR |
+//! | volume     | `V`                           | volume key, 32 bytes |
+//! | summary    | `S`                           | row hash 32 bytes, inodes u64, bytes u64 |
+//!
+//! A directory entry is a row in *names* and one in *cookies*: by name for lookups, by cookie
+//! for listing. A cookie is never used twice in one directory, except that a name whose inode
+//! is replaced keeps its cookie: a listing shows the name exactly once.
+//!
+//! # State hash
+//!
+//! The sum of the hashes of all rows but the summary, kept up to date with each row written
+//! (see [`state_hash`]). Nodes at the same GSN compare it.
+//!
+//! # What is absent
+//!
+//! No orphans: when the last link goes, the inode leaves the tables at once, and
+//! [`Touched::Gone`] carries its last record, so that a node with an open handle can pin it.
+//! No permission checks: the kernel makes them, by the attributes kept here.
 
 pub mod tables;
+
+mod apply;
+mod codec;
+mod dedup;
+mod directory;
+mod genesis;
+mod inode;
+mod join_token;
+mod keys;
+mod link;
+mod make;
+mod member;
+mod publish;
+mod rename;
+mod setattr;
+mod state;
+pub mod state_hash;
+mod token;
+mod unlink;
+mod view;
+mod xattr;
+
+#[cfg(test)]
+mod tests;
+
+pub use apply::{Applied, Touched, apply};
+pub use dedup::{OUTCOMES_KEPT, Origin};
+pub use directory::DirEntry;
+pub use genesis::{VolumeParams, genesis};
+pub use inode::{Directory, FileType, Inode};
+pub use join_token::JoinToken;
+pub use state_hash::{Usage, recompute};
+pub use tables::{Changes, MemoryTables, Overlay, Tables, TablesError};
+pub use view::View;
+
+/// Most links of a file that is no directory, as on ext4.
+pub const LINKS_MAX: u32 = 65_000;
+/// Largest file, in bytes: what the kernel's signed offsets can reach.
+pub const FILE_SIZE_MAX: u64 = i64::MAX as u64;
+/// Longest symlink target, in bytes: `PATH_MAX` without its NUL.
+pub const SYMLINK_LEN_MAX: usize = 4095;
+/// Longest name of an extended attribute, in bytes, with its prefix.
+pub const XATTR_NAME_LEN_MAX: usize = 255;
+/// Largest value of an extended attribute, in bytes.
+pub const XATTR_VALUE_LEN_MAX: usize = 64 << 10;
+/// Most bytes that `listxattr` of one inode may give, counting a NUL for each name.
+pub const XATTR_LIST_LEN_MAX: u32 = 64 << 10;

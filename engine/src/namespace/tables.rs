@@ -6,7 +6,7 @@ use std::ops::Bound;
 
 /// The tables cannot be read: the local database is broken. The node must stop applying; the
 /// tables of the other nodes are not affected.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the namespace tables cannot be read: {0}")]
 pub struct TablesError(pub String);
 

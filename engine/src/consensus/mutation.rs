@@ -1,0 +1,49 @@
+//! Bugs on purpose: each removes one rule that safety needs, to see that the simulator
+//! notices. They exist in this crate's own tests only.
+
+/// A rule to break.
+#[cfg_attr(not(test), expect(dead_code, reason = "the names of rules, for tests"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutation {
+    /// Promise without regard to the last chosen entry.
+    UnboundedPromise,
+    /// A taker's `End` lies just above the last entry.
+    EndWithoutLead,
+    /// Go on with the own lane after a restart.
+    ResumeLane,
+    /// Begin a lane without a durable note of it.
+    StartedNotPersisted,
+    /// Forget promised ballots in a restart.
+    ForgetPromised,
+    /// Count promises before the entries that they follow.
+    ClosedWithoutLast,
+    /// Take an `End` that a taker wrote into the own lane for an own entry.
+    ForeignEndAsOwn,
+}
+
+impl super::Replica {
+    #[cfg(test)]
+    pub(super) fn mutated(&self, mutation: Mutation) -> bool {
+        self.mutation == Some(mutation)
+    }
+
+    /// In a real program no rule is broken.
+    #[cfg(not(test))]
+    pub(super) fn mutated(&self, _: Mutation) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+impl super::Replica {
+    /// Breaks a rule, right after [`recover`](super::Replica::recover).
+    pub(crate) fn mutate(&mut self, mutation: Mutation) {
+        self.mutation = Some(mutation);
+        if mutation == Mutation::ForgetPromised {
+            for log in self.lanes.values_mut() {
+                log.promised = crate::ids::Ballot(0);
+                log.highest = crate::ids::Ballot(0);
+            }
+        }
+    }
+}

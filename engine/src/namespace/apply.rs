@@ -1,0 +1,131 @@
+//! Applies one agreed command.
+
+use super::dedup;
+use super::inode::Inode;
+use super::state::State;
+use super::tables::{Overlay, Tables, TablesError};
+use crate::command::{Command, Name, Op};
+use crate::ids::{Gsn, Ino, NodeId, Version};
+use crate::outcome::{Outcome, Refusal};
+
+/// What applying a command did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// `None` when the command was skipped and has no outcome: it leaves a gap in its origin's
+    /// sequence, comes from an earlier boot, or is a duplicate so old that its outcome is not
+    /// kept any more.
+    pub outcome: Option<Outcome>,
+    /// False when the command changed nothing because it was applied before or skipped.
+    pub fresh: bool,
+    /// What may be cached somewhere and has changed. Empty unless `fresh`.
+    pub touched: Vec<Touched>,
+}
+
+/// Something that applying a command changed: what the kernel may have cached, or what a part
+/// of the daemon follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a command touches a handful of things")]
+pub enum Touched {
+    /// The name appeared, disappeared, or leads to another inode.
+    Entry { parent: Ino, name: Name },
+    /// Attributes or extended attributes changed.
+    Attr { ino: Ino },
+    /// Size or bytes changed; `version` is the new one.
+    Content { ino: Ino, version: Version },
+    /// The last link went; `last` is how it was then, with no links.
+    Gone { ino: Ino, last: Inode },
+    /// The right to write the body changed hands.
+    Token { ino: Ino, holder: Option<NodeId> },
+    /// A member came or moved.
+    Members,
+    /// A node reported how far it holds its bodies.
+    Held { node: NodeId },
+}
+
+/// Applies the command agreed at `gsn`, after those of smaller GSNs and after the commands
+/// before it in the same agreement.
+///
+/// Every node runs this with the same arguments and must reach the same state, so a refused
+/// operation is an [`Outcome::Refused`], never an `Err`. Times come from the command, never
+/// from a clock. A refusal changes nothing but the origin's sequence.
+///
+/// Commands of nodes that are not members are refused with [`Refusal::NotPermitted`], though
+/// they take their place in the sequence; the one exception is the first node of a volume,
+/// which admits itself while there are no members.
+///
+/// # Errors
+/// [`TablesError`] if the tables cannot be read or decoded. The command changed nothing then.
+pub fn apply<T: Tables>(
+    tables: &mut Overlay<T>,
+    gsn: Gsn,
+    command: &Command,
+) -> Result<Applied, TablesError> {
+    let mut state = State::load(tables, gsn)?;
+    match dedup::admit(&mut state, command.id)? {
+        dedup::Admission::Skip(outcome) => {
+            Ok(Applied { outcome, fresh: false, touched: Vec::new() })
+        }
+        dedup::Admission::Apply => {
+            let outcome = run(&mut state, command)?;
+            dedup::remember(&mut state, command.id, &outcome)?;
+            Ok(Applied { outcome: Some(outcome), fresh: true, touched: state.finish() })
+        }
+    }
+}
+
+fn run<T: Tables>(state: &mut State<'_, T>, command: &Command) -> Result<Outcome, TablesError> {
+    match run_op(state, command) {
+        Ok(outcome) => Ok(outcome),
+        Err(Stop::Refused(refusal)) => {
+            state.revert();
+            Ok(Outcome::Refused(refusal))
+        }
+        Err(Stop::Broken(error)) => Err(error),
+    }
+}
+
+fn run_op<T: Tables>(state: &mut State<'_, T>, command: &Command) -> Result<Outcome, Stop> {
+    if command.time.nanos >= 1_000_000_000 {
+        return Err(Refusal::Invalid.into());
+    }
+    super::member::check_origin(state, command)?;
+    match &command.op {
+        Op::Noop => Ok(Outcome::Done),
+        Op::Make { .. } => super::make::make(state, command),
+        Op::Link { ino, parent, name } => super::link::link(state, command, *ino, *parent, name),
+        Op::Unlink { parent, name } => super::unlink::unlink(state, command, *parent, name),
+        Op::Rmdir { parent, name } => super::unlink::rmdir(state, command, *parent, name),
+        Op::Rename { .. } => super::rename::rename(state, command),
+        Op::SetAttr { ino, set } => super::setattr::set_attr(state, command, *ino, set),
+        Op::SetXattr { ino, name, value, how } => {
+            super::xattr::set(state, command, *ino, name, value, *how)
+        }
+        Op::RemoveXattr { ino, name } => super::xattr::remove(state, command, *ino, name),
+        Op::Publish { .. } => super::publish::publish(state, command),
+        Op::TakeToken { ino, node } => super::token::take(state, command, *ino, *node),
+        Op::ReleaseToken { ino, node } => super::token::release(state, command, *ino, *node),
+        Op::CreateJoinToken { .. } => super::join_token::create(state, command),
+        Op::RevokeJoinToken { id } => super::join_token::revoke(state, *id),
+        Op::AdmitNode { node, token } => super::member::admit(state, command, node, *token),
+        Op::HeldUpto { node, gsn } => super::member::held_upto(state, command, *node, *gsn),
+        Op::MoveNode { node, address } => super::member::move_node(state, *node, address),
+    }
+}
+
+/// Why an operation does not go on: lets the operations use `?` for both.
+pub(super) enum Stop {
+    Refused(Refusal),
+    Broken(TablesError),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Stop {
+        Stop::Refused(refusal)
+    }
+}
+
+impl From<TablesError> for Stop {
+    fn from(error: TablesError) -> Stop {
+        Stop::Broken(error)
+    }
+}

@@ -1,0 +1,81 @@
+//! Builds and takes apart the keys of the tables; `mod.rs` has the table of them.
+
+use crate::command::Name;
+use crate::ids::{Ino, NodeId};
+
+pub(super) const VOLUME: &[u8] = b"V";
+pub(super) const SUMMARY: &[u8] = b"S";
+pub(super) const INODES: &[u8] = b"I";
+pub(super) const MEMBERS: &[u8] = b"M";
+pub(super) const ORIGINS: &[u8] = b"O";
+pub(super) const HELD: &[u8] = b"H";
+pub(super) const JOIN_TOKENS: &[u8] = b"J";
+
+pub(super) fn inode(ino: Ino) -> Vec<u8> {
+    key(b'I', &ino.0.to_be_bytes(), &[])
+}
+
+pub(super) fn name(directory: Ino, name: &Name) -> Vec<u8> {
+    key(b'N', &directory.0.to_be_bytes(), name.as_bytes())
+}
+
+/// What all cookie keys of `directory` begin with.
+pub(super) fn cookies(directory: Ino) -> Vec<u8> {
+    key(b'C', &directory.0.to_be_bytes(), &[])
+}
+
+pub(super) fn cookie(directory: Ino, cookie: u64) -> Vec<u8> {
+    key(b'C', &directory.0.to_be_bytes(), &cookie.to_be_bytes())
+}
+
+/// What all keys of extended attributes of `ino` begin with.
+pub(super) fn xattrs(ino: Ino) -> Vec<u8> {
+    key(b'X', &ino.0.to_be_bytes(), &[])
+}
+
+pub(super) fn xattr(ino: Ino, name: &[u8]) -> Vec<u8> {
+    key(b'X', &ino.0.to_be_bytes(), name)
+}
+
+pub(super) fn origin(node: NodeId) -> Vec<u8> {
+    key(b'O', &node.0.to_be_bytes(), &[])
+}
+
+pub(super) fn outcome(node: NodeId, slot: u16) -> Vec<u8> {
+    key(b'R', &node.0.to_be_bytes(), &slot.to_be_bytes())
+}
+
+pub(super) fn member(node: NodeId) -> Vec<u8> {
+    key(b'M', &node.0.to_be_bytes(), &[])
+}
+
+pub(super) fn held(node: NodeId) -> Vec<u8> {
+    key(b'H', &node.0.to_be_bytes(), &[])
+}
+
+pub(super) fn join_token(id: u64) -> Vec<u8> {
+    key(b'J', &id.to_be_bytes(), &[])
+}
+
+/// The number behind a one-byte table prefix, for keys of the shape `| table | u64 |`.
+pub(super) fn number(key: &[u8]) -> Option<u64> {
+    key.get(1..)?.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// The node behind a one-byte table prefix, for keys of the shape `| table | u16 |`.
+pub(super) fn node(key: &[u8]) -> Option<NodeId> {
+    key.get(1..)?.try_into().ok().map(|bytes| NodeId(u16::from_be_bytes(bytes)))
+}
+
+/// What follows `| table | u64 |`: the name of an entry or an attribute, or a cookie.
+pub(super) fn tail(key: &[u8]) -> Option<&[u8]> {
+    key.get(9..)
+}
+
+fn key(table: u8, first: &[u8], second: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + first.len() + second.len());
+    key.push(table);
+    key.extend_from_slice(first);
+    key.extend_from_slice(second);
+    key
+}

@@ -1,0 +1,117 @@
+//! Members, join tokens and watermarks.
+
+use super::*;
+
+fn refused(refusal: Refusal) -> Outcome {
+    Outcome::Refused(refusal)
+}
+
+fn token(id: u64, zone: &str, expires_s: i64) -> Op {
+    let expires = Timestamp::new(expires_s, 0);
+    Op::CreateJoinToken { id, secret_hash: [9; 32], zone: zone.into(), expires }
+}
+
+#[test]
+fn the_first_node_admits_itself_and_nobody_else_does() {
+    let mut ring = Ring::without_members();
+    ring.node = NodeId(2);
+    let admit = |number| Op::AdmitNode { node: member(number), token: None };
+    assert_eq!(ring.run(admit(1)), refused(Refusal::NotPermitted));
+    assert_eq!(ring.run(Op::Noop), refused(Refusal::NotPermitted));
+    ring.node = NodeId(1);
+    assert_eq!(ring.run(admit(1)), Outcome::Done);
+    assert_eq!(ring.touched, [Touched::Members]);
+    assert_eq!(ring.run(admit(3)), refused(Refusal::BadJoinToken));
+    ring.node = NodeId(3);
+    assert_eq!(ring.run(admit(3)), refused(Refusal::NotPermitted));
+    assert_eq!(ring.view().members().expect("is sound"), [member(1)]);
+    assert_eq!(ring.view().next_node_id().expect("is sound"), Some(NodeId(4)));
+}
+
+#[test]
+fn a_join_token_works_once_for_its_zone_and_in_its_time() {
+    let mut ring = Ring::new();
+    ring.succeed(token(7, "z4", 1000));
+    assert_eq!(ring.run(token(7, "z4", 1000)), refused(Refusal::IdInUse));
+    assert_eq!(ring.view().join_tokens().expect("is sound").len(), 1);
+    let admit = |number, id| Op::AdmitNode { node: member(number), token: Some(id) };
+    assert_eq!(ring.run(admit(5, 7)), refused(Refusal::BadJoinToken));
+    ring.succeed(admit(4, 7));
+    assert_eq!(ring.run(admit(6, 7)), refused(Refusal::BadJoinToken));
+    ring.succeed(token(8, "z5", ring.gsn.0 as i64 + 1));
+    assert_eq!(ring.run(Op::Noop), Outcome::Done);
+    assert_eq!(ring.run(admit(5, 8)), refused(Refusal::BadJoinToken));
+    ring.succeed(token(9, "z5", 1000));
+    ring.succeed(Op::RevokeJoinToken { id: 9 });
+    assert_eq!(ring.run(admit(5, 9)), refused(Refusal::BadJoinToken));
+    assert_eq!(ring.run(Op::RevokeJoinToken { id: 9 }), refused(Refusal::BadJoinToken));
+    invariants(&ring.tables);
+}
+
+#[test]
+fn ids_names_keys_and_zones_are_unique() {
+    let mut ring = Ring::new();
+    ring.succeed(token(7, "z1", 1000));
+    let good = Member { zone: ZoneId(1), zone_name: "z1".into(), ..member(4) };
+    for (node, refusal) in [
+        (Member { id: NodeId(2), ..good.clone() }, Refusal::IdInUse),
+        (Member { name: "z2".into(), ..good.clone() }, Refusal::Exists),
+        (Member { key_hash: [2; 32], ..good.clone() }, Refusal::Exists),
+        (Member { zone: ZoneId(2), ..good.clone() }, Refusal::IdInUse),
+        (Member { zone: ZoneId(9), ..good.clone() }, Refusal::IdInUse),
+        (Member { id: NodeId(0), ..good.clone() }, Refusal::Invalid),
+        (Member { name: "a/b".into(), ..good.clone() }, Refusal::Invalid),
+        (Member { name: String::new(), ..good.clone() }, Refusal::Invalid),
+        (Member { address: "a b".into(), ..good.clone() }, Refusal::Invalid),
+    ] {
+        let admit = Op::AdmitNode { node, token: Some(7) };
+        assert_eq!(ring.run(admit.clone()), refused(refusal), "{admit:?}");
+    }
+    ring.succeed(Op::AdmitNode { node: good, token: Some(7) });
+    assert_eq!(
+        ring.view().zones().expect("is sound").into_values().collect::<Vec<_>>(),
+        ["z1", "z2", "z3"]
+    );
+}
+
+#[test]
+fn a_watermark_only_grows_and_is_the_nodes_own() {
+    let mut ring = Ring::new();
+    let held = |node, gsn| Op::HeldUpto { node: NodeId(node), gsn: Gsn(gsn) };
+    assert_eq!(ring.run(held(2, 1)), refused(Refusal::NotPermitted));
+    assert_eq!(ring.run(held(1, 1_000)), refused(Refusal::Invalid));
+    ring.succeed(held(1, 4));
+    assert_eq!(ring.touched, [Touched::Held { node: NodeId(1) }]);
+    ring.succeed(held(1, 3));
+    assert_eq!(ring.view().held_upto(NodeId(1)).expect("is sound"), Gsn(4));
+    assert_eq!(ring.view().held().expect("is sound"), [(NodeId(1), Gsn(4))]);
+}
+
+#[test]
+fn a_node_moves() {
+    let mut ring = Ring::new();
+    let move_node = |node, address: &str| Op::MoveNode { node, address: address.into() };
+    ring.succeed(move_node(NodeId(2), "[::1]:9"));
+    let moved = ring.view().member(NodeId(2)).expect("is sound").expect("it is a member");
+    assert_eq!(moved.address, "[::1]:9");
+    assert_eq!(ring.run(move_node(NodeId(8), "a:1")), refused(Refusal::NotFound));
+    assert_eq!(ring.run(move_node(NodeId(2), "")), refused(Refusal::Invalid));
+}
+
+#[test]
+fn a_node_takes_and_publishes_for_itself() {
+    let mut ring = check("create /f; release /f");
+    let ino = ring.ino("/f");
+    let take = Op::TakeToken { ino, node: NodeId(2) };
+    assert_eq!(ring.run(take), refused(Refusal::NotPermitted));
+    let release = Op::ReleaseToken { ino, node: NodeId(2) };
+    assert_eq!(ring.run(release), refused(Refusal::NotPermitted));
+    let Op::Publish { base, body, size, mtime, .. } = ring.publish("/f", 5, Version(0)) else {
+        panic!("it is a publish");
+    };
+    let publish = Op::Publish { ino, base, body, size, mtime, holder: NodeId(9) };
+    assert_eq!(ring.run(publish), refused(Refusal::Invalid));
+    let body = Body::Inline(vec![0; Body::INLINE_MAX_BYTES + 1]);
+    let publish = Op::Publish { ino, base, body, size, mtime, holder: NodeId(1) };
+    assert_eq!(ring.run(publish), refused(Refusal::Invalid));
+}

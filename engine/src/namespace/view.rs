@@ -1,0 +1,248 @@
+//! Reads the tables: what every read of the filesystem and of `fusion status` goes through.
+
+use std::collections::BTreeMap;
+
+use super::codec::{Reader, from_cbor};
+use super::dedup::{self, Origin};
+use super::directory::{self, DirEntry};
+use super::inode::{FileType, Inode};
+use super::join_token::JoinToken;
+use super::keys;
+use super::state_hash::{Summary, Usage};
+use super::tables::{Tables, TablesError};
+use crate::command::{Member, Name};
+use crate::ids::{Gsn, Ino, NodeId, OpId, StateHash, ZoneId};
+use crate::outcome::Outcome;
+
+/// The namespace as some tables hold it: the live ones, a snapshot, or an overlay.
+///
+/// Every method fails with [`TablesError`] if the tables cannot be read or decoded.
+#[derive(Clone, Debug)]
+pub struct View<T: Tables>(pub T);
+
+impl<T: Tables> View<T> {
+    pub fn new(tables: T) -> View<T> {
+        View(tables)
+    }
+
+    pub fn tables(&self) -> &T {
+        &self.0
+    }
+
+    /// The inode that `name` leads to. `None` also if `parent` is no directory (any more).
+    pub fn lookup(&self, parent: Ino, name: &Name) -> Result<Option<Ino>, TablesError> {
+        Ok(self.entry(parent, name)?.map(|(ino, _)| ino))
+    }
+
+    /// As [`Self::lookup`], with the inode's type.
+    pub fn entry(&self, parent: Ino, name: &Name) -> Result<Option<(Ino, FileType)>, TablesError> {
+        let Some(value) = self.0.get(&keys::name(parent, name))? else { return Ok(None) };
+        let slot = directory::Slot::decode(&value)?;
+        Ok(Some((slot.ino, slot.file_type)))
+    }
+
+    pub fn inode(&self, ino: Ino) -> Result<Option<Inode>, TablesError> {
+        self.0.get(&keys::inode(ino))?.map(|bytes| Inode::decode(&bytes)).transpose()
+    }
+
+    /// Where `..` of a directory leads; `None` if `directory` is none.
+    pub fn parent(&self, directory: Ino) -> Result<Option<Ino>, TablesError> {
+        Ok(self.inode(directory)?.and_then(|inode| inode.parent()))
+    }
+
+    /// Up to `limit` entries of `directory` behind `after_cookie` (0 = from the start), in
+    /// order of their cookies. `.` and `..` (cookies 1 and 2) are not among them.
+    pub fn read_dir(
+        &self,
+        directory: Ino,
+        after_cookie: u64,
+        limit: usize,
+    ) -> Result<Vec<DirEntry>, TablesError> {
+        let Some(first) = after_cookie.checked_add(1) else { return Ok(Vec::new()) };
+        let from = keys::cookie(directory, first);
+        self.collect(&keys::cookies(directory), &from, limit, DirEntry::decode)
+    }
+
+    /// The name of `child` in its parent directory, for paths; `None` for the root and for
+    /// what is not a directory. Costs a scan of the parent.
+    pub fn name_of_directory(&self, child: Ino) -> Result<Option<(Ino, Name)>, TablesError> {
+        let Some(parent) = self.parent(child)?.filter(|_| child != Ino::ROOT) else {
+            return Ok(None);
+        };
+        let mut found = Ok(None);
+        self.0.scan(&keys::cookies(parent), &[], &mut |key, value| {
+            match DirEntry::decode(key, value) {
+                Ok(entry) if entry.ino != child => return true,
+                Ok(entry) => found = Ok(Some((parent, entry.name))),
+                Err(error) => found = Err(error),
+            }
+            false
+        })?;
+        found
+    }
+
+    pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>, TablesError> {
+        let Some(value) = self.0.get(&keys::xattr(ino, name))? else { return Ok(None) };
+        Ok(Some(Reader::new(&value, "xattrs")?.rest().to_vec()))
+    }
+
+    /// The names of the extended attributes, in byte order.
+    pub fn xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>, TablesError> {
+        let mut names = Vec::new();
+        self.0.scan(&keys::xattrs(ino), &[], &mut |key, _| {
+            names.extend(keys::tail(key).map(<[u8]>::to_vec));
+            true
+        })?;
+        Ok(names)
+    }
+
+    /// All members, by id.
+    pub fn members(&self) -> Result<Vec<Member>, TablesError> {
+        self.collect(keys::MEMBERS, &[], usize::MAX, |_, value| from_cbor(value, "members"))
+    }
+
+    pub fn member(&self, node: NodeId) -> Result<Option<Member>, TablesError> {
+        self.0.get(&keys::member(node))?.map(|bytes| from_cbor(&bytes, "members")).transpose()
+    }
+
+    /// The zones that have members, with their names.
+    pub fn zones(&self) -> Result<BTreeMap<ZoneId, String>, TablesError> {
+        let members = self.members()?;
+        Ok(members.into_iter().map(|member| (member.zone, member.zone_name)).collect())
+    }
+
+    /// An id that no node has had: what an admitting node gives to the next one.
+    pub fn next_node_id(&self) -> Result<Option<NodeId>, TablesError> {
+        let mut highest = NodeId(0);
+        for prefix in [keys::MEMBERS, keys::ORIGINS] {
+            self.0.scan(prefix, &[], &mut |key, _| {
+                highest = highest.max(keys::node(key).unwrap_or_default());
+                true
+            })?;
+        }
+        Ok(highest.0.checked_add(1).map(NodeId))
+    }
+
+    /// Number of inodes, and bytes in files.
+    pub fn usage(&self) -> Result<Usage, TablesError> {
+        Ok(self.summary()?.usage)
+    }
+
+    /// Equal on all nodes that applied the same agreements.
+    pub fn state_hash(&self) -> Result<StateHash, TablesError> {
+        Ok(self.summary()?.state_hash())
+    }
+
+    /// The key of the volume's content hashes.
+    ///
+    /// # Errors
+    /// Also if there are no tables yet: they begin with [`super::genesis()`].
+    pub fn volume_key(&self) -> Result<[u8; 32], TablesError> {
+        let Some(value) = self.0.get(keys::VOLUME)? else {
+            return Err(TablesError("there is no volume row".into()));
+        };
+        let mut reader = Reader::new(&value, "volume")?;
+        let key = reader.array()?;
+        reader.end()?;
+        Ok(key)
+    }
+
+    /// The member with the right to write the body of `ino`.
+    pub fn token_holder(&self, ino: Ino) -> Result<Option<NodeId>, TablesError> {
+        match self.inode(ino)?.and_then(|inode| inode.writer) {
+            Some(node) if self.member(node)?.is_some() => Ok(Some(node)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Up to where `node` said that it holds its bodies; GSN 0 if it never did.
+    pub fn held_upto(&self, node: NodeId) -> Result<Gsn, TablesError> {
+        match self.0.get(&keys::held(node))? {
+            Some(value) => super::member::decode_held(&value),
+            None => Ok(Gsn(0)),
+        }
+    }
+
+    /// What [`Self::held_upto`] is for each node that reported, by id.
+    pub fn held(&self) -> Result<Vec<(NodeId, Gsn)>, TablesError> {
+        self.collect(keys::HELD, &[], usize::MAX, |key, value| {
+            let node = keys::node(key).ok_or_else(|| malformed("held"))?;
+            Ok((node, super::member::decode_held(value)?))
+        })
+    }
+
+    /// The outcome of a command, if it was applied and is among the origin's last
+    /// [`super::OUTCOMES_KEPT`].
+    pub fn outcome_of(&self, id: OpId) -> Result<Option<Outcome>, TablesError> {
+        dedup::outcome_of(&self.0, id)
+    }
+
+    /// How far the commands of `node` were applied.
+    pub fn origin(&self, node: NodeId) -> Result<Option<Origin>, TablesError> {
+        self.0.get(&keys::origin(node))?.map(|bytes| Origin::decode(&bytes)).transpose()
+    }
+
+    pub fn join_token(&self, id: u64) -> Result<Option<JoinToken>, TablesError> {
+        self.0.get(&keys::join_token(id))?.map(|bytes| from_cbor(&bytes, "join tokens")).transpose()
+    }
+
+    /// All join tokens that were neither used nor revoked, by id; expired ones too.
+    pub fn join_tokens(&self) -> Result<Vec<(u64, JoinToken)>, TablesError> {
+        self.collect(keys::JOIN_TOKENS, &[], usize::MAX, |key, value| {
+            let id = keys::number(key).ok_or_else(|| malformed("join tokens"))?;
+            Ok((id, from_cbor(value, "join tokens")?))
+        })
+    }
+
+    /// Visits every inode with a number of at least `from`, ascending, until `visit` returns
+    /// false: for placement, checks and collection.
+    pub fn inodes(
+        &self,
+        from: Ino,
+        visit: &mut dyn FnMut(Ino, Inode) -> bool,
+    ) -> Result<(), TablesError> {
+        let mut ended = Ok(());
+        self.0.scan(keys::INODES, &keys::inode(from), &mut |key, value| {
+            let number = keys::number(key).ok_or_else(|| malformed("inodes"));
+            match number.and_then(|number| Ok((Ino(number), Inode::decode(value)?))) {
+                Ok((ino, inode)) => visit(ino, inode),
+                Err(error) => {
+                    ended = Err(error);
+                    false
+                }
+            }
+        })?;
+        ended
+    }
+
+    /// Up to `limit` decoded rows whose keys begin with `prefix`, from the key `from` on.
+    fn collect<R>(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+        decode: impl Fn(&[u8], &[u8]) -> Result<R, TablesError>,
+    ) -> Result<Vec<R>, TablesError> {
+        let mut rows = Vec::new();
+        let mut ended = Ok(());
+        if limit == 0 {
+            return Ok(rows);
+        }
+        self.0.scan(prefix, from, &mut |key, value| {
+            match decode(key, value) {
+                Ok(row) => rows.push(row),
+                Err(error) => ended = Err(error),
+            }
+            ended.is_ok() && rows.len() < limit
+        })?;
+        ended.map(|()| rows)
+    }
+
+    fn summary(&self) -> Result<Summary, TablesError> {
+        Summary::load(&self.0)
+    }
+}
+
+fn malformed(table: &str) -> TablesError {
+    TablesError(format!("a key of {table} is malformed"))
+}

@@ -1,0 +1,107 @@
+use super::*;
+use crate::consensus::mutation::Mutation;
+
+#[test]
+fn rings_agree_whatever_happens() {
+    let report = run(0..200, Options::default());
+    assert!(report.failures.is_empty(), "{report}");
+    let Totals { crashes, takeovers, epochs, snapshots, .. } = report.totals;
+    assert!(crashes > 0 && takeovers > 0 && epochs > 0 && snapshots > 0, "{report}");
+}
+
+#[test]
+fn a_seed_gives_the_same_run_each_time() {
+    let (first, _) = replay(7, Options::default());
+    let (second, _) = replay(7, Options::default());
+    assert!(first.len() > 1000, "{} events", first.len());
+    assert_eq!(first, second);
+}
+
+/// A command takes one round trip to its proposer's nearest majority, and a little more.
+fn check_latency(rtts_ms: &[&[u64]], writers: &[u16], bounds_ms: &[u64]) {
+    let rtts_us: Vec<Vec<u64>> =
+        rtts_ms.iter().map(|row| row.iter().map(|ms| ms * 1000).collect()).collect();
+    let writers: Vec<NodeId> = writers.iter().copied().map(NodeId).collect();
+    let took_us = latencies_us(1, &rtts_us, &writers);
+    println!("writers {writers:?}: {took_us:?} us, bounds {bounds_ms:?} ms");
+    for (took_us, bound_ms) in took_us.into_iter().zip(bounds_ms) {
+        let most_us = bound_ms * 1000 * 103 / 100 + SLACK_US;
+        assert!(took_us <= most_us, "{took_us} us, the nearest majority is {bound_ms} ms away");
+    }
+}
+
+/// Flushes, clock errors of 2 ms and one heartbeat.
+const SLACK_US: u64 = 8_000;
+
+const NEAR_AND_FAR: [&[u64]; 3] = [&[0, 20, 80], &[20, 0, 90], &[80, 90, 0]];
+const ATLANTIC_AND_ASIA: [&[u64]; 3] = [&[0, 70, 152], &[70, 0, 204], &[152, 204, 0]];
+const FIVE: [&[u64]; 5] = [
+    &[0, 72, 70, 152, 236],
+    &[72, 0, 127, 101, 163],
+    &[70, 127, 0, 204, 187],
+    &[152, 101, 204, 0, 77],
+    &[236, 163, 187, 77, 0],
+];
+
+#[test]
+fn a_lone_writer_waits_for_its_nearest_majority() {
+    for (writer, bound_ms) in [(1, 20), (2, 20), (3, 80)] {
+        check_latency(&NEAR_AND_FAR, &[writer], &[bound_ms]);
+    }
+    for (writer, bound_ms) in [(1, 70), (2, 70), (3, 152)] {
+        check_latency(&ATLANTIC_AND_ASIA, &[writer], &[bound_ms]);
+    }
+}
+
+#[test]
+fn writers_everywhere_wait_for_their_nearest_majorities() {
+    check_latency(&NEAR_AND_FAR, &[1, 2, 3], &[20, 20, 80]);
+    check_latency(&ATLANTIC_AND_ASIA, &[1, 2, 3], &[70, 70, 152]);
+    // With five voters an entry of another lane can be known to be chosen a little later.
+    check_latency(&FIVE, &[1, 2, 3, 4, 5], &[72 + 12, 101 + 12, 127 + 12, 101 + 12, 163 + 12]);
+}
+
+/// The simulator must notice, within `seeds` seeds, that a rule is broken.
+fn check_notices(mutation: Mutation, seeds: u64) {
+    let options = Options { mutation: Some(mutation), ..Options::default() };
+    let report = run(0..seeds, options);
+    assert_eq!(report.failures.len(), 1, "{mutation:?} went unnoticed: {report}");
+    let violation = &report.failures[0].violation;
+    println!("{mutation:?}: seed {} {violation}", report.failures[0].seed);
+    assert!(!violation.starts_with("I12"), "{mutation:?} only stalled the ring: {report}");
+}
+
+#[test]
+fn unbounded_promises_are_noticed() {
+    check_notices(Mutation::UnboundedPromise, 1000);
+}
+
+#[test]
+fn an_end_without_lead_is_noticed() {
+    check_notices(Mutation::EndWithoutLead, 1000);
+}
+
+#[test]
+fn a_resumed_lane_is_noticed() {
+    check_notices(Mutation::ResumeLane, 1000);
+}
+
+#[test]
+fn a_lane_begun_without_record_is_noticed() {
+    check_notices(Mutation::StartedNotPersisted, 1000);
+}
+
+#[test]
+fn forgotten_promises_are_noticed() {
+    check_notices(Mutation::ForgetPromised, 1000);
+}
+
+#[test]
+fn promises_counted_too_early_are_noticed() {
+    check_notices(Mutation::ClosedWithoutLast, 1000);
+}
+
+#[test]
+fn a_foreign_end_taken_for_an_own_entry_is_noticed() {
+    check_notices(Mutation::ForeignEndAsOwn, 1000);
+}

@@ -1,0 +1,195 @@
+//! The client of the local API.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Method, Request};
+use http_body_util::{BodyExt, Limited};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::control::{ControlError, LogQuery, MountRequest, UnmountRequest};
+use super::report::{
+    ConflictReport, Identity, LogEntry, MountReport, Status, TokenCreated, TokenReport,
+    WhereReport,
+};
+use super::server::CreateToken;
+use super::socket;
+
+/// Bytes of an answer at most; the largest is a full log page.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// Asks the daemon behind one socket; a connection per request.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+    timeout: Duration,
+}
+
+impl Client {
+    pub fn new(socket: PathBuf, timeout: Duration) -> Client {
+        Client { socket, timeout }
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The same daemon with another patience.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Client {
+        Client { socket: self.socket.clone(), timeout }
+    }
+
+    pub async fn identity(&self) -> Result<Identity, ControlError> {
+        self.ask(Method::GET, "/v1/identity", &()).await
+    }
+
+    pub async fn status(&self) -> Result<Status, ControlError> {
+        self.ask(Method::GET, "/v1/status", &()).await
+    }
+
+    pub async fn log(&self, query: LogQuery) -> Result<Vec<LogEntry>, ControlError> {
+        let mut path = format!("/v1/log?from={}&limit={}", query.from, query.limit);
+        if let Some(wait) = query.wait_ms {
+            path.push_str(&format!("&wait_ms={wait}"));
+        }
+        self.ask(Method::GET, &path, &()).await
+    }
+
+    /// `path` from the volume's root.
+    pub async fn where_path(&self, path: &str) -> Result<WhereReport, ControlError> {
+        self.ask(Method::GET, &format!("/v1/where?path={}", percent_encode(path)), &()).await
+    }
+
+    pub async fn create_token(
+        &self,
+        zone: &str,
+        lifetime: Duration,
+    ) -> Result<TokenCreated, ControlError> {
+        let request =
+            CreateToken { zone: zone.to_owned(), lifetime_seconds: lifetime.as_secs() };
+        self.ask(Method::POST, "/v1/tokens", &request).await
+    }
+
+    pub async fn list_tokens(&self) -> Result<Vec<TokenReport>, ControlError> {
+        self.ask(Method::GET, "/v1/tokens", &()).await
+    }
+
+    pub async fn revoke_token(&self, id: &str) -> Result<(), ControlError> {
+        self.ask(Method::DELETE, &format!("/v1/tokens/{}", percent_encode(id)), &()).await
+    }
+
+    pub async fn list_conflicts(&self) -> Result<Vec<ConflictReport>, ControlError> {
+        self.ask(Method::GET, "/v1/conflicts", &()).await
+    }
+
+    pub async fn mount(&self, request: &MountRequest) -> Result<MountReport, ControlError> {
+        self.ask(Method::POST, "/v1/mounts", request).await
+    }
+
+    pub async fn unmount(&self, request: &UnmountRequest) -> Result<(), ControlError> {
+        self.ask(Method::DELETE, "/v1/mounts", request).await
+    }
+
+    pub async fn shutdown(&self) -> Result<(), ControlError> {
+        self.ask(Method::POST, "/v1/shutdown", &()).await
+    }
+
+    async fn ask<Q: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        request: &Q,
+    ) -> Result<T, ControlError> {
+        let exchange = self.exchange(method, path, request);
+        tokio::time::timeout(self.timeout, exchange).await.unwrap_or_else(|_| {
+            Err(ControlError::timeout(format!(
+                "no answer from {} within {} s",
+                self.socket.display(),
+                self.timeout.as_secs_f32()
+            ))
+            .hint("the zone may be cut off from the majority: `fusion status`; wait longer: --timeout"))
+        })
+    }
+
+    async fn exchange<Q: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        request: &Q,
+    ) -> Result<T, ControlError> {
+        let stream = socket::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
+        let broken = |error: &dyn std::error::Error| {
+            ControlError::no_daemon(format!("the daemon at {} went away: {error}", self.socket.display()))
+                .hint("look at its log: journalctl -u 'fusion*', or the demo's log directory")
+        };
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| broken(&error))?;
+        let driver = tokio::spawn(connection);
+        let body = serde_json::to_vec(request).expect("requests have JSON forms");
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "fusion")
+            .header("content-type", "application/json")
+            .body(Body::from(body))
+            .expect("paths are encoded");
+        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+        let status = response.status();
+        let bytes = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+            .collect()
+            .await
+            .map_err(|error| broken(&*error))?
+            .to_bytes();
+        driver.abort();
+        let unreadable = |error: serde_json::Error| {
+            ControlError::failed(format!("the daemon's answer ({status}) cannot be read: {error}"))
+                .hint("the daemon and this program may be of different versions: `fusion version`")
+        };
+        if status.is_success() {
+            serde_json::from_slice(&bytes).map_err(unreadable)
+        } else {
+            Err(serde_json::from_slice::<ControlError>(&bytes).map_err(unreadable)?)
+        }
+    }
+
+    fn unreachable(&self, error: &std::io::Error) -> ControlError {
+        let place = self.socket.display();
+        match error.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                ControlError::refused(format!("{place}: permission denied"))
+                    .hint("run as root or as a member of the group fusion")
+            }
+            _ => ControlError::no_daemon(format!("no daemon answers at {place} ({error})"))
+                .hint("start one: systemctl start fusion, or `fusion serve --store DIR`"),
+        }
+    }
+}
+
+/// Encodes everything but unreserved characters (RFC 3986, 2.3).
+fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                encoded.push(char::from(byte));
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_query_cannot_carry_is_encoded() {
+        assert_eq!(percent_encode("/a b&c=%é"), "/a%20b%26c%3D%25%C3%A9");
+    }
+}

@@ -1,0 +1,194 @@
+//! What the outside may ask of a running node: the border between `node/` and everything
+//! that people touch (command line, mount helper, local API).
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::report::{
+    ConflictReport, Identity, LogEntry, MountReport, Status, TokenCreated, TokenReport,
+    WhereReport,
+};
+
+/// An answer that may take its time.
+pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, ControlError>> + Send + 'a>>;
+
+/// A running node.
+///
+/// Every call may run beside every other one, and a caller that goes away may drop the
+/// future at any await without harm.
+pub trait Control: Send + Sync + 'static {
+    fn identity(&self) -> Identity;
+
+    /// Answers from memory: quick also when no peer can be reached.
+    fn status(&self) -> Reply<'_, Status>;
+
+    /// Reads the agreed order.
+    ///
+    /// # Errors
+    /// `Failed` with a hint when `from` is older than what this node has kept.
+    fn log(&self, query: LogQuery) -> Reply<'_, Vec<LogEntry>>;
+
+    /// Says who holds the newest version of the file at `path`: from the volume's root, with
+    /// or without a leading slash.
+    fn where_path(&self, path: String) -> Reply<'_, WhereReport>;
+
+    /// Agrees a join token for a node of `zone`; waits for the agreement.
+    fn create_token(&self, zone: String, lifetime: Duration) -> Reply<'_, TokenCreated>;
+
+    fn list_tokens(&self) -> Reply<'_, Vec<TokenReport>>;
+
+    fn revoke_token(&self, id: String) -> Reply<'_, ()>;
+
+    fn list_conflicts(&self) -> Reply<'_, Vec<ConflictReport>>;
+
+    /// Mounts the volume; returns when the mount answers. A directory where this daemon's
+    /// mount is already is success. A dead mount there is detached first.
+    fn mount(&self, request: MountRequest) -> Reply<'_, MountReport>;
+
+    /// Seals and syncs what was written through the mount, then unmounts.
+    ///
+    /// # Errors
+    /// `Refused` naming the busy processes, unless `lazy`.
+    fn unmount(&self, request: UnmountRequest) -> Reply<'_, ()>;
+
+    /// Unmounts (lazily where busy), ends the own lane, syncs the store, stops. `stopped`
+    /// resolves afterwards.
+    fn shutdown(&self) -> Reply<'_, ()>;
+
+    /// Resolves when the node has stopped: `Ok` after `shutdown`, the reason otherwise (a
+    /// failed fsync, a diverged state).
+    fn stopped(&self) -> Reply<'_, ()>;
+}
+
+/// Which part of the order to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogQuery {
+    /// The first GSN; 0 = the newest `limit` entries.
+    pub from: u64,
+    /// Entries at most.
+    pub limit: usize,
+    /// Wait until there is at least one entry, at most this long; `None` answers at once.
+    pub wait_ms: Option<u64>,
+}
+
+/// Where and how to mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountRequest {
+    /// Absolute; must exist, or be a dead mount.
+    pub directory: PathBuf,
+    /// What `mount` shows as the device.
+    pub source: String,
+    /// A comma-separated list as mount(8) has it, for `kernel::options::MountOptions::add`;
+    /// without `store`, `socket` and `config`, which the mount helper takes for itself.
+    pub options: String,
+    /// Whether other users may use it, unless `options` says; `None` = root: yes, users: if
+    /// /etc/fuse.conf permits.
+    pub allow_other: Option<bool>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnmountRequest {
+    /// Absolute.
+    pub directory: PathBuf,
+    /// Detach at once, also when busy.
+    pub lazy: bool,
+}
+
+/// How a request failed; also what the command line's exit code is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ControlError {
+    pub kind: FailureKind,
+    /// What went wrong: one sentence without a full stop.
+    pub message: String,
+    /// What to do next; may be empty.
+    pub hint: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureKind {
+    Failed,
+    Usage,
+    Degraded,
+    NoDaemon,
+    /// Not within the time, or not yet.
+    Timeout,
+    /// By policy, by the missing quorum, or because something is in use.
+    Refused,
+}
+
+impl FailureKind {
+    /// The exit code of `fusion`, as `docs/OPERATIONS.md` lists them.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            FailureKind::Failed => 1,
+            FailureKind::Usage => 2,
+            FailureKind::Degraded => 3,
+            FailureKind::NoDaemon => 4,
+            FailureKind::Timeout => 5,
+            FailureKind::Refused => 6,
+        }
+    }
+}
+
+impl ControlError {
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> ControlError {
+        ControlError { kind, message: message.into(), hint: String::new() }
+    }
+
+    pub fn failed(message: impl Into<String>) -> ControlError {
+        ControlError::new(FailureKind::Failed, message)
+    }
+
+    pub fn usage(message: impl Into<String>) -> ControlError {
+        ControlError::new(FailureKind::Usage, message)
+    }
+
+    pub fn refused(message: impl Into<String>) -> ControlError {
+        ControlError::new(FailureKind::Refused, message)
+    }
+
+    pub fn timeout(message: impl Into<String>) -> ControlError {
+        ControlError::new(FailureKind::Timeout, message)
+    }
+
+    pub fn no_daemon(message: impl Into<String>) -> ControlError {
+        ControlError::new(FailureKind::NoDaemon, message)
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> ControlError {
+        self.hint = hint.into();
+        self
+    }
+}
+
+/// `fusion init`: the first node of a new cluster. For `node::init`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitRequest {
+    /// Must be absent or an empty directory.
+    pub store: PathBuf,
+    pub zone: String,
+    pub node: String,
+    pub listen: SocketAddr,
+    /// `host:port` that other nodes use.
+    pub advertise: String,
+}
+
+/// `fusion join`: another node, admitted by a token. For `node::join`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinRequest {
+    /// The whole `FUS1-...@host:port` text.
+    pub token: String,
+    /// Must be absent or an empty directory.
+    pub store: PathBuf,
+    pub node: String,
+    pub listen: SocketAddr,
+    pub advertise: String,
+}

@@ -1,0 +1,284 @@
+//! What a daemon tells about itself and its cluster.
+//!
+//! One set of types for the command line, `--json`, the local API and later the metrics: a
+//! figure has the same name everywhere. Nodes and zones appear by name. Times are seconds or
+//! milliseconds, as the field's unit says; hashes are lower-case hex.
+
+use serde::{Deserialize, Serialize};
+
+/// The whole cluster as one daemon sees it: itself exactly, its peers as they last told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    /// The cluster's id: 32 hex digits.
+    pub cluster: String,
+    /// The node that answers.
+    pub node: String,
+    pub state: NodeState,
+    /// Every member, in the order of node ids; the answering node's line is exact.
+    pub nodes: Vec<NodeReport>,
+    pub ring: RingReport,
+    /// The answering node's links to its peers.
+    pub links: Vec<LinkReport>,
+    /// The answering node's mounts.
+    pub mounts: Vec<MountReport>,
+    /// Sentences about what is wrong now, each with what to do; empty when all is well.
+    pub warnings: Vec<String>,
+}
+
+impl Status {
+    /// The line of the node that answered.
+    pub fn own(&self) -> Option<&NodeReport> {
+        self.nodes.iter().find(|report| report.node == self.node)
+    }
+}
+
+/// How a node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeState {
+    /// Started, not yet able to answer operations.
+    Starting,
+    /// Applies the order as it comes.
+    Ok,
+    /// Far behind the order; it reads the log or a checkpoint of a peer.
+    CatchingUp,
+    /// Cannot reach a majority: coordinated operations wait.
+    CutOff,
+    /// This daemon has not heard from it lately.
+    Unreachable,
+    /// Its store failed or its state diverged: it does not vote or apply any more.
+    Failed,
+    Stopping,
+}
+
+impl NodeState {
+    /// The word that people and JSON see.
+    pub fn word(self) -> &'static str {
+        match self {
+            NodeState::Starting => "starting",
+            NodeState::Ok => "ok",
+            NodeState::CatchingUp => "catching-up",
+            NodeState::CutOff => "cut-off",
+            NodeState::Unreachable => "unreachable",
+            NodeState::Failed => "failed",
+            NodeState::Stopping => "stopping",
+        }
+    }
+}
+
+/// What a node does in the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    Voter,
+    Observer,
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeReport {
+    pub node: String,
+    pub id: u16,
+    pub zone: String,
+    /// `host:port` (UDP) at which other nodes reach it.
+    pub address: String,
+    pub role: Role,
+    pub state: NodeState,
+    /// The last agreement in the node's tables.
+    pub gsn_applied: u64,
+    /// The newest agreement that the node knows of.
+    pub gsn_agreed: u64,
+    /// Hash of the namespace at `gsn_applied`: equal on all nodes at an equal GSN.
+    pub state_hash: String,
+    /// The node holds every body that it should hold up to this GSN.
+    pub watermark: u64,
+    pub lag: Lag,
+    /// Age of this line; 0 for the answering node, absent if never heard.
+    pub age_seconds: Option<f64>,
+}
+
+/// What a node should hold and does not hold yet: what would be lost with the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Lag {
+    /// Age of the oldest body that is missing; 0 when nothing is missing.
+    pub seconds: f64,
+    pub bytes: u64,
+    pub files: u64,
+}
+
+/// The ring as the answering node sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RingReport {
+    pub epoch: u32,
+    pub voters: Vec<String>,
+    /// Whether the answering node can reach a majority now.
+    pub quorum: bool,
+    /// Measured round trip from the answering node to its nearest majority.
+    pub quorum_rtt_ms: Option<f64>,
+    pub lanes: Vec<LaneReport>,
+    /// Own commands that are not agreed yet.
+    pub pending: u64,
+}
+
+/// One active lane.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LaneReport {
+    /// Its owner.
+    pub node: String,
+    pub epoch: u32,
+    pub term: u32,
+    /// The next entry of the lane to execute.
+    pub next: u64,
+    /// The answering node suspects that the owner is gone.
+    pub suspected: bool,
+}
+
+/// A link from the answering node to a peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LinkReport {
+    /// The peer's name.
+    pub peer: String,
+    pub zone: String,
+    pub address: String,
+    pub connected: bool,
+    /// Smoothed round trip; absent before the first measurement.
+    pub rtt_ms: Option<f64>,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+}
+
+/// A mount that the answering daemon serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountReport {
+    /// Absolute directory.
+    pub directory: String,
+    pub read_only: bool,
+    pub allow_other: bool,
+}
+
+/// One agreement, readable.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogEntry {
+    pub gsn: u64,
+    /// The agreement's timestamp: seconds since 1970.
+    pub time: f64,
+    /// The owner of the lane that carried it.
+    pub lane: String,
+    /// `commands`, `tick`, `end` or `reconfigure`.
+    pub kind: String,
+    pub commands: Vec<LogCommand>,
+    /// What an entry without commands does, as in `voters z1 z2 z3`; else empty.
+    pub note: String,
+}
+
+/// One command of an agreement.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogCommand {
+    /// The node that proposed it.
+    pub node: String,
+    pub boot: u64,
+    pub seq: u64,
+    /// The operation's name, as in `rename`.
+    pub op: String,
+    /// Its arguments, as in `i1/a -> i1/b`.
+    pub detail: String,
+}
+
+/// Where the newest version of a file is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WhereReport {
+    /// From the volume's root, with a leading slash.
+    pub path: String,
+    pub ino: u64,
+    /// `file`, `directory`, `symlink`, `fifo`, `socket`, `char-device` or `block-device`.
+    pub kind: String,
+    /// GSN at which the content got its newest version; 0 for what has no content.
+    pub version: u64,
+    pub size_bytes: u64,
+    /// The node that may write the content now, if there is one.
+    pub writer: Option<String>,
+    pub holders: Vec<HolderReport>,
+}
+
+/// What one node has of a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HolderReport {
+    pub node: String,
+    pub zone: String,
+    pub state: HolderState,
+    /// Known for the answering node; for peers as far as they told.
+    pub bytes: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HolderState {
+    /// All bytes, durably.
+    Held,
+    /// The bytes travel in the agreed order itself (small or empty files).
+    Inline,
+    Arriving,
+    Missing,
+    /// This daemon cannot ask it now.
+    Unknown,
+}
+
+impl HolderState {
+    pub fn word(self) -> &'static str {
+        match self {
+            HolderState::Held => "held",
+            HolderState::Inline => "inline",
+            HolderState::Arriving => "arriving",
+            HolderState::Missing => "missing",
+            HolderState::Unknown => "unknown",
+        }
+    }
+}
+
+/// A join token; the secret appears only in the answer to its creation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenReport {
+    /// 16 hex digits.
+    pub id: String,
+    pub zone: String,
+    /// Seconds until it expires; negative when it has.
+    pub expires_in_seconds: i64,
+}
+
+/// A fresh join token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenCreated {
+    pub id: String,
+    pub zone: String,
+    /// The whole `FUS1-...@host:port` text, to be copied once.
+    pub token: String,
+    pub expires_in_seconds: i64,
+}
+
+/// Bytes that no version could take: a publish that was refused because another one came
+/// first. They are kept until somebody looks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConflictReport {
+    pub ino: u64,
+    /// Where the file is now, if it still has a name that this node can find.
+    pub path: Option<String>,
+    /// The version that the bytes were based on.
+    pub base: u64,
+    /// The version that the file has instead.
+    pub current: u64,
+    pub size_bytes: u64,
+    /// The local file that holds the bytes.
+    pub kept_at: String,
+}
+
+/// A daemon that has started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub cluster: String,
+    pub node: String,
+    pub id: u16,
+    pub zone: String,
+    /// The address that it gives other nodes.
+    pub address: String,
+}

@@ -1,0 +1,142 @@
+//! The local API: HTTP and JSON on a unix socket.
+//!
+//! | request | answer |
+//! |---|---|
+//! | GET /v1/identity | `Identity` |
+//! | GET /v1/status | `Status` |
+//! | GET /v1/log?from&limit&wait_ms | `[LogEntry]` |
+//! | GET /v1/where?path | `WhereReport` |
+//! | GET, POST /v1/tokens | `[TokenReport]`, `TokenCreated` |
+//! | DELETE /v1/tokens/{id} | nothing |
+//! | GET /v1/conflicts | `[ConflictReport]` |
+//! | POST, DELETE /v1/mounts | `MountReport`, nothing |
+//! | POST /v1/shutdown | nothing; answered when the node has stopped |
+//!
+//! A failure is a `ControlError` with a 4xx or 5xx status.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
+
+use super::control::{
+    Control, ControlError, FailureKind, LogQuery, MountRequest, Reply, UnmountRequest,
+};
+use super::socket;
+
+/// Entries that one log answer carries at most: keeps an answer in the low megabytes.
+const LOG_LIMIT_MAX: usize = 10_000;
+/// A waiting log request is answered (empty) after so long at most, so that a client that
+/// went away is noticed.
+const LOG_WAIT_MAX_MS: u64 = 30_000;
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateToken {
+    pub zone: String,
+    pub lifetime_seconds: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct WhereQuery {
+    path: String,
+}
+
+/// Listens at `path`.
+///
+/// # Errors
+/// A sentence for the operator if the socket cannot be made or a daemon is there already.
+pub async fn bind(path: &Path) -> Result<UnixListener, ControlError> {
+    socket::listen(path).await.map_err(|error| {
+        ControlError::failed(format!("cannot listen at {}: {error}", path.display())).hint(
+            "another daemon may serve this store: `fusion status`; or choose a place: --socket",
+        )
+    })
+}
+
+/// Answers requests until the task is dropped.
+///
+/// # Errors
+/// When the socket breaks.
+pub async fn serve(listener: UnixListener, control: Arc<dyn Control>) -> std::io::Result<()> {
+    axum::serve(listener, routes(control)).await
+}
+
+fn routes(control: Arc<dyn Control>) -> Router {
+    Router::new()
+        .route("/v1/identity", get(async |State(c): Shared| Json(c.identity())))
+        .route("/v1/status", get(async |State(c): Shared| answer(c.status()).await))
+        .route("/v1/log", get(read_log))
+        .route("/v1/where", get(where_path))
+        .route("/v1/tokens", get(async |State(c): Shared| answer(c.list_tokens()).await))
+        .route("/v1/tokens", post(create_token))
+        .route("/v1/tokens/{id}", delete(revoke_token))
+        .route("/v1/conflicts", get(async |State(c): Shared| answer(c.list_conflicts()).await))
+        .route("/v1/mounts", post(mount).delete(unmount))
+        .route("/v1/shutdown", post(async |State(c): Shared| answer(c.shutdown()).await))
+        .fallback(async || {
+            Failure(ControlError::usage("no such request").hint("this client may be newer than the daemon"))
+        })
+        .with_state(control)
+}
+
+type Shared = State<Arc<dyn Control>>;
+
+async fn read_log(State(control): Shared, Query(mut query): Query<LogQuery>) -> Response {
+    query.limit = query.limit.min(LOG_LIMIT_MAX);
+    query.wait_ms = query.wait_ms.map(|wait| wait.min(LOG_WAIT_MAX_MS));
+    answer(control.log(query)).await
+}
+
+async fn where_path(State(control): Shared, Query(query): Query<WhereQuery>) -> Response {
+    answer(control.where_path(query.path)).await
+}
+
+async fn create_token(State(control): Shared, Json(request): Json<CreateToken>) -> Response {
+    let lifetime = Duration::from_secs(request.lifetime_seconds);
+    answer(control.create_token(request.zone, lifetime)).await
+}
+
+async fn revoke_token(
+    State(control): Shared,
+    axum::extract::Path(id): axum::extract::Path<String>,
+) -> Response {
+    answer(control.revoke_token(id)).await
+}
+
+async fn mount(State(control): Shared, Json(request): Json<MountRequest>) -> Response {
+    answer(control.mount(request)).await
+}
+
+async fn unmount(State(control): Shared, Json(request): Json<UnmountRequest>) -> Response {
+    answer(control.unmount(request)).await
+}
+
+async fn answer<T: Serialize>(reply: Reply<'_, T>) -> Response {
+    match reply.await {
+        Ok(value) => Json(value).into_response(),
+        Err(error) => Failure(error).into_response(),
+    }
+}
+
+struct Failure(ControlError);
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status = match self.0.kind {
+            FailureKind::Usage => StatusCode::BAD_REQUEST,
+            FailureKind::Refused => StatusCode::CONFLICT,
+            FailureKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            FailureKind::Degraded | FailureKind::NoDaemon => StatusCode::SERVICE_UNAVAILABLE,
+            FailureKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, Json(self.0)).into_response()
+    }
+}

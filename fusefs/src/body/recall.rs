@@ -1,0 +1,77 @@
+//! Gives the write token of a file back when another node asks for it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use engine::command::{Cred, Op};
+use engine::ids::{Gsn, Ino};
+use tokio::sync::oneshot;
+
+use super::BodyService;
+use super::error::tables;
+use super::state::Token;
+use super::table::OpenBody;
+use crate::ops::ports::{BodyError, ProposeError};
+
+impl BodyService {
+    /// Stops writes of `ino`, seals and publishes what was written, and has the release of
+    /// the token agreed. Gives an agreement at or after the release. Goes on also when the
+    /// caller gives up, since half a recall would leave a stage without a token.
+    ///
+    /// # Errors
+    /// When the tables cannot be read or the node stops.
+    pub async fn recall(self: &Arc<Self>, ino: Ino) -> Result<Gsn, BodyError> {
+        let service = Arc::clone(self);
+        let recalled = self.runtime.spawn(async move {
+            let body = service.table.find_or_add(ino);
+            let result = service.hand_over(&body).await;
+            service.table.forget_if_idle(body);
+            result
+        });
+        recalled.await.map_err(|error| BodyError::Storage(error.to_string()))?
+    }
+
+    async fn hand_over(self: &Arc<Self>, body: &Arc<OpenBody>) -> Result<Gsn, BodyError> {
+        let me = self.ring.me();
+        if self.ring.view().token_holder(body.ino).map_err(tables)? != Some(me) {
+            return Ok(self.ring.applied_gsn());
+        }
+        self.counters.recalls.add(1);
+        body.state(&*self.ring, &self.stages, None)?.token = Token::Recalled;
+        let released = self.seal_and_release(body).await;
+        body.state(&*self.ring, &self.stages, None)?.token = Token::Unknown;
+        released.map(|()| self.ring.applied_gsn())
+    }
+
+    async fn seal_and_release(self: &Arc<Self>, body: &Arc<OpenBody>) -> Result<(), BodyError> {
+        loop {
+            // Registered before the look, so that no news is missed.
+            let settled = body.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            {
+                let state = body.state(&*self.ring, &self.stages, None)?;
+                if state.gone || !state.is_staged() {
+                    break;
+                }
+            }
+            self.queue.add(body.ino, Instant::now());
+            settled.await;
+        }
+        loop {
+            let (tell, told) = oneshot::channel();
+            let op = Op::ReleaseToken { ino: body.ino, node: self.ring.me() };
+            let done = Box::new(move |outcome: Result<_, _>| {
+                let _ = tell.send(outcome.map(drop));
+            });
+            self.ring.propose(Cred::SYSTEM, op, done);
+            match told.await {
+                // A refusal says that the file is gone, or the token elsewhere already.
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(ProposeError::NoQuorum { .. })) => {}
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => return Err(ProposeError::Stopping.into()),
+            }
+        }
+    }
+}

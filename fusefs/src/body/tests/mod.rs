@@ -1,0 +1,8 @@
+//! Bodies of several nodes in one process: real stores, a made-up order and network.
+
+mod arriving;
+mod cluster;
+mod crash;
+mod model;
+mod racing;
+mod writing;

@@ -1,0 +1,576 @@
+//! Requests from the kernel: decode, call [`Fs`], reply.
+//!
+//! fuser answers FUSE_INTERRUPT with ENOSYS, so the kernel does not interrupt what was handed
+//! to us: a call that waits for a quorum ends with its outcome or its timeout, not with a
+//! signal.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use engine::command::{Cred, Kind, Name, RenameHow, XattrHow};
+use engine::ids::Ino;
+use fuser::{
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use super::Kernel;
+use super::device::REQUEST_BYTES_MAX;
+use super::entry::NewEntry;
+use super::errno::errno;
+use super::listing;
+use super::reply::{FOREVER, GENERATION, NO_TIME, file_attr, no_entry, timestamp};
+use crate::ops::ports::Handle;
+use crate::ops::{Fs, FsDone, FsError, NewInode, SetTime, Wanted, Written};
+
+pub struct Adapter {
+    kernel: Arc<Kernel>,
+}
+
+impl Adapter {
+    pub fn new(kernel: Arc<Kernel>) -> Adapter {
+        Adapter { kernel }
+    }
+
+    fn fs(&self) -> &Arc<Fs> {
+        &self.kernel.fs
+    }
+
+    /// Makes an inode and replies with its entry.
+    fn make(
+        &self,
+        req: &Request,
+        (parent, name): (INodeNo, &OsStr),
+        kind: Kind,
+        mode: u32,
+        reply: ReplyEntry,
+    ) {
+        match self.new_inode(parent, name, mode) {
+            Ok((new, entry)) => {
+                self.fs().make(cred(req), new, kind, entry_done(entry, reply));
+            }
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn new_inode(
+        &self,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+    ) -> Result<(NewInode, NewEntry), FsError> {
+        let (parent, name, ino) = (Ino(parent.0), parse(name)?, self.fs().alloc_ino()?);
+        let entry = NewEntry::expect(&self.kernel, ino, parent);
+        Ok((NewInode { parent, name, ino, mode }, entry))
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for flag in WANTED_FLAGS {
+            // Each is an optimisation that older kernels lack.
+            let _ = config.add_capabilities(flag);
+        }
+        let _ = config.set_max_write(REQUEST_BYTES_MAX);
+        // The kernel names the most it would do; asking for more is answered with that.
+        if let Err(most) = config.set_max_readahead(REQUEST_BYTES_MAX) {
+            let _ = config.set_max_readahead(most);
+        }
+        let _ = config.set_max_background(BACKGROUND_REQUESTS_MAX);
+        let _ = config.set_congestion_threshold(BACKGROUND_REQUESTS_MAX);
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let parent = Ino(parent.0);
+        let found = parse(name).and_then(|name| {
+            // An inode that goes between the two looks is looked up again: its name then
+            // leads elsewhere or nowhere.
+            for _ in 0..LOOKUP_ATTEMPTS_MAX {
+                let Some(ino) = self.fs().lookup(parent, &name)? else { return Ok(None) };
+                match NewEntry::expect(&self.kernel, ino, parent).attr() {
+                    Err(FsError::Stale(_)) => continue,
+                    result => return result.map(Some),
+                }
+            }
+            Err(FsError::Overtaken)
+        });
+        match found {
+            Ok(Some(attr)) => reply.entry(&FOREVER, &file_attr(&attr), GENERATION),
+            Ok(None) => reply.entry(&FOREVER, &no_entry(), GENERATION),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
+        self.kernel.forget(Ino(ino.0), nlookup);
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.fs().attr(Ino(ino.0)) {
+            Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let ino = Ino(ino.0);
+        let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
+        let wanted = Wanted { mode, uid, gid, size, atime, mtime };
+        let fs = Arc::clone(self.fs());
+        let done: FsDone<()> = Box::new(move |set| match set.and_then(|()| fs.attr(ino)) {
+            // The kernel takes these over unchecked: see `invalidate`, the race.
+            Ok(attr) => reply.attr(&NO_TIME, &file_attr(&attr)),
+            Err(e) => reply.error(errno(&e)),
+        });
+        self.fs().set_attr(cred(req), ino, wanted, done);
+    }
+
+    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.fs().read_link(Ino(ino.0)) {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let kind = match mode & libc::S_IFMT {
+            libc::S_IFREG | 0 => Kind::File,
+            libc::S_IFIFO => Kind::Fifo,
+            libc::S_IFSOCK => Kind::Socket,
+            libc::S_IFCHR => Kind::CharDevice(rdev),
+            libc::S_IFBLK => Kind::BlockDevice(rdev),
+            _ => return reply.error(Errno::EINVAL),
+        };
+        self.make(req, (parent, name), kind, mode, reply);
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        self.make(req, (parent, name), Kind::Directory, mode, reply);
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let kind = Kind::Symlink(target.as_os_str().as_bytes().to_vec());
+        self.make(req, (parent, link_name), kind, 0o777, reply);
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        match parse(name) {
+            Ok(name) => self.fs().unlink(cred(req), Ino(parent.0), name, empty(reply)),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        match parse(name) {
+            Ok(name) => self.fs().rmdir(cred(req), Ino(parent.0), name, empty(reply)),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        // RENAME_WHITEOUT is for the layers of overlay filesystems: not kept here.
+        let how = match flags {
+            flags if flags.is_empty() => RenameHow::Replace,
+            RenameFlags::RENAME_NOREPLACE => RenameHow::NoReplace,
+            RenameFlags::RENAME_EXCHANGE => RenameHow::Exchange,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        match parse(name).and_then(|name| Ok((name, parse(newname)?))) {
+            Ok((name, newname)) => {
+                let (from, to) = ((Ino(parent.0), name), (Ino(newparent.0), newname));
+                self.fs().rename(cred(req), from, to, how, empty(reply));
+            }
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn link(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let (ino, parent) = (Ino(ino.0), Ino(newparent.0));
+        let name = match parse(newname) {
+            Ok(name) => name,
+            Err(e) => return reply.error(errno(&e)),
+        };
+        let done = entry_done(NewEntry::expect(&self.kernel, ino, parent), reply);
+        self.fs().link(cred(req), ino, parent, name, done);
+    }
+
+    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let write = writes(flags.0);
+        let truncate = flags.0 & libc::O_TRUNC != 0;
+        let (fs, ino) = (Arc::clone(self.fs()), Ino(ino.0));
+        let done: FsDone<Handle> = Box::new(move |opened| match opened {
+            Ok(handle) => reply.opened(FileHandle(handle.0), open_flags(write)),
+            Err(e) => reply.error(errno(&e)),
+        });
+        fs.open(ino, write, truncate, done);
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (new, entry) = match self.new_inode(parent, name, mode) {
+            Ok(both) => both,
+            Err(e) => return reply.error(errno(&e)),
+        };
+        let exclusive = flags & libc::O_EXCL != 0;
+        let fs = Arc::clone(self.fs());
+        let done: FsDone<Handle> = Box::new(move |created| match created {
+            Ok(handle) => match entry.attr() {
+                Ok(attr) => reply.created(
+                    &FOREVER,
+                    &file_attr(&attr),
+                    GENERATION,
+                    FileHandle(handle.0),
+                    open_flags(writes(flags)),
+                ),
+                Err(e) => {
+                    fs.release(handle);
+                    reply.error(errno(&e));
+                }
+            },
+            Err(e) => reply.error(errno(&e)),
+        });
+        self.fs().create(cred(req), new, exclusive, done);
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.fs().read(Handle(fh.0), offset, size, move |read| match read {
+            Ok(bytes) => reply.data(bytes),
+            Err(e) => reply.error(errno(&e)),
+        });
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let ino = Ino(ino.0);
+        // Dirty pages of a mapping go where they belong, whatever the descriptor's flags.
+        let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let append = flags.0 & libc::O_APPEND != 0 && !mapped;
+        let kernel = Arc::clone(&self.kernel);
+        let done: FsDone<Written> = Box::new(move |written| match written {
+            Ok(written) => {
+                reply.written(written.bytes);
+                // The kernel has put the bytes where it took the end of the file to be.
+                if append && written.token_moved {
+                    kernel.invalidator.inode(ino);
+                }
+            }
+            Err(e) => reply.error(errno(&e)),
+        });
+        self.fs().write(ino, Handle(fh.0), offset, data, append, done);
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        self.fs().flush(Handle(fh.0), empty(reply));
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.fs().release(Handle(fh.0));
+        reply.ok();
+    }
+
+    fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.fs().fsync(Ino(ino.0), datasync, empty(reply));
+    }
+
+    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        // Listings need no handle. The kernel then asks neither this nor releasedir again, and
+        // caches listings (fuse_kernel.h, FUSE_NO_OPENDIR_SUPPORT).
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        match listing::fill(&self.kernel, Ino(ino.0), offset, &mut reply) {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        match listing::fill_plus(&self.kernel, Ino(ino.0), offset, &mut reply) {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        // Every change of a directory is agreed, and so durable, before its caller returns.
+        reply.ok();
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        match self.fs().stats() {
+            Ok(stats) => {
+                let blocks = |bytes: u64| bytes / u64::from(STATFS_BLOCK_BYTES);
+                let available = blocks(stats.available_bytes);
+                reply.statfs(
+                    blocks(stats.total_bytes),
+                    available,
+                    available,
+                    stats.inodes.saturating_add(INODES_FREE),
+                    INODES_FREE,
+                    STATFS_BLOCK_BYTES,
+                    Name::LEN_MAX as u32,
+                    STATFS_BLOCK_BYTES,
+                );
+            }
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let how = match flags {
+            0 => XattrHow::Set,
+            libc::XATTR_CREATE => XattrHow::Create,
+            libc::XATTR_REPLACE => XattrHow::Replace,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        self.fs().set_xattr(cred(req), Ino(ino.0), name.as_bytes(), value, how, empty(reply));
+    }
+
+    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        xattr_reply(self.fs().xattr(Ino(ino.0), name.as_bytes()), size, reply);
+    }
+
+    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        xattr_reply(self.fs().xattr_names(Ino(ino.0)), size, reply);
+    }
+
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.fs().remove_xattr(cred(req), Ino(ino.0), name.as_bytes(), empty(reply));
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let (ino, handle) = (Ino(ino.0), Handle(fh.0));
+        self.fs().fallocate(ino, handle, offset, length, mode as u32, empty(reply));
+    }
+
+    fn lseek(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let hole = match whence {
+            libc::SEEK_DATA => false,
+            libc::SEEK_HOLE => true,
+            // The kernel does the others by itself.
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        match self.fs().seek(Handle(fh.0), offset, hole) {
+            Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+}
+
+fn cred(req: &Request) -> Cred {
+    Cred { uid: req.uid(), gid: req.gid() }
+}
+
+fn parse(name: &OsStr) -> Result<Name, FsError> {
+    Ok(Name::parse(name.as_bytes())?)
+}
+
+fn set_time(time: TimeOrNow) -> SetTime {
+    match time {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(time) => SetTime::At(timestamp(time)),
+    }
+}
+
+fn writes(flags: i32) -> bool {
+    flags & libc::O_ACCMODE != libc::O_RDONLY
+}
+
+/// Pages stay over opens, since they are taken back when they change; a reader's close has
+/// nothing to report.
+fn open_flags(write: bool) -> FopenFlags {
+    match write {
+        true => FopenFlags::FOPEN_KEEP_CACHE,
+        false => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
+    }
+}
+
+fn entry_done(entry: NewEntry, reply: ReplyEntry) -> FsDone<()> {
+    Box::new(move |result| match result.and_then(|()| entry.attr()) {
+        Ok(attr) => reply.entry(&FOREVER, &file_attr(&attr), GENERATION),
+        Err(e) => reply.error(errno(&e)),
+    })
+}
+
+fn empty(reply: ReplyEmpty) -> FsDone<()> {
+    Box::new(move |result| match result {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(errno(&e)),
+    })
+}
+
+/// Size 0 asks for the size.
+fn xattr_reply(value: Result<Vec<u8>, FsError>, size: u32, reply: ReplyXattr) {
+    match value {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(e) => reply.error(errno(&e)),
+    }
+}
+
+/// What this filesystem asks of the kernel, beyond fuser's own.
+///
+/// Absent on purpose: the writeback cache (the kernel would then ignore sizes from elsewhere),
+/// locks (the kernel keeps them on this node), AUTO_INVAL_DATA (each local write would drop
+/// the pages of its file), EXPORT_SUPPORT (its lookups hold no directory's lock, which
+/// `invalidate` relies on).
+const WANTED_FLAGS: [InitFlags; 8] = [
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    InitFlags::FUSE_ATOMIC_O_TRUNC,
+    InitFlags::FUSE_ASYNC_DIO,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+    InitFlags::FUSE_NO_OPENDIR_SUPPORT,
+];
+/// Read-ahead and mapped writes on their way at once.
+const BACKGROUND_REQUESTS_MAX: u16 = 128;
+const LOOKUP_ATTEMPTS_MAX: usize = 16;
+const STATFS_BLOCK_BYTES: u32 = 4096;
+/// There is no limit; programs that look at free inodes want to see many.
+const INODES_FREE: u64 = 1 << 40;

@@ -1,0 +1,84 @@
+//! The only errno table.
+
+use engine::command::NameError;
+use engine::outcome::Refusal;
+use fuser::Errno;
+
+use crate::ops::FsError;
+use crate::ops::ports::{BodyError, ProposeError};
+
+/// What a caller of the mount gets for `error`.
+pub fn errno(error: &FsError) -> Errno {
+    match error {
+        FsError::Refused(refusal) => of_refusal(refusal),
+        FsError::Name(NameError::TooLong) => Errno::ENAMETOOLONG,
+        FsError::Name(NameError::Invalid) => Errno::EINVAL,
+        FsError::Body(error) => of_body(error),
+        FsError::Order(error) => of_order(error),
+        FsError::Tables(_) => Errno::EIO,
+        FsError::Stale(_) => Errno::ESTALE,
+        // The kernel looks again at ESTALE, without what it has cached (namei.c,
+        // LOOKUP_REVAL).
+        FsError::Overtaken => Errno::ESTALE,
+        // As for a missing quorum: a retry can succeed.
+        FsError::TokenKept { .. } => Errno::ETIMEDOUT,
+        FsError::NotFile(_) => Errno::EINVAL,
+        FsError::IsDirectory(_) => Errno::EISDIR,
+        FsError::NotDirectory(_) => Errno::ENOTDIR,
+        FsError::NotSymlink(_) => Errno::EINVAL,
+        FsError::ReadOnlyAttribute => Errno::EPERM,
+        FsError::NoAttribute => Errno::NO_XATTR,
+        FsError::Unsupported => Errno::EOPNOTSUPP,
+        FsError::Invalid => Errno::EINVAL,
+        FsError::Unexpected(_) => Errno::EIO,
+    }
+}
+
+fn of_refusal(refusal: &Refusal) -> Errno {
+    match refusal {
+        Refusal::NotFound => Errno::ENOENT,
+        Refusal::Exists => Errno::EEXIST,
+        Refusal::NotDirectory => Errno::ENOTDIR,
+        Refusal::IsDirectory => Errno::EISDIR,
+        Refusal::NotEmpty => Errno::ENOTEMPTY,
+        Refusal::NotPermitted => Errno::EPERM,
+        Refusal::Denied => Errno::EACCES,
+        Refusal::TooManyLinks => Errno::EMLINK,
+        Refusal::Invalid => Errno::EINVAL,
+        Refusal::NoAttribute => Errno::NO_XATTR,
+        // As ext4 for a value that does not fit.
+        Refusal::AttributeTooLarge => Errno::ENOSPC,
+        Refusal::FileTooLarge => Errno::EFBIG,
+        // These are answered inside the daemon; should one get here, the caller may retry.
+        Refusal::Superseded(_) | Refusal::TokenHeld(_) => Errno::EAGAIN,
+        // Not for callers of the mount: our bug if they see it.
+        Refusal::IdInUse | Refusal::BadJoinToken | Refusal::OldBoot => Errno::EIO,
+        Refusal::NoSpace => Errno::ENOSPC,
+    }
+}
+
+fn of_body(error: &BodyError) -> Errno {
+    match error {
+        // The token is taken and the call repeated, as long as patience lasts.
+        BodyError::NeedsToken(_) => Errno::ETIMEDOUT,
+        // docs/SEMANTICS.md: never ENODATA or EHOSTUNREACH for bytes that have not arrived.
+        BodyError::Unreachable { .. } => Errno::EIO,
+        BodyError::NoSpace => Errno::ENOSPC,
+        BodyError::TooLarge => Errno::EFBIG,
+        BodyError::NoData => Errno::ENXIO,
+        BodyError::Unsupported => Errno::EOPNOTSUPP,
+        BodyError::Invalid => Errno::EINVAL,
+        BodyError::BadHandle => Errno::EBADF,
+        BodyError::Storage(_) | BodyError::Damaged(_) => Errno::EIO,
+        BodyError::Order(error) => of_order(error),
+    }
+}
+
+fn of_order(error: &ProposeError) -> Errno {
+    match error {
+        // Why not EIO: a retry can succeed.
+        ProposeError::NoQuorum { .. } => Errno::ETIMEDOUT,
+        ProposeError::Stopping => Errno::ESHUTDOWN,
+        ProposeError::Broken(_) => Errno::EIO,
+    }
+}

@@ -1,0 +1,167 @@
+//! The kernel's side of the mount: an adapter between fuser and [`crate::ops`].
+//!
+//! Requests come in on a few threads, are decoded, and become calls of [`Fs`]; replies move
+//! into callbacks, so that no thread waits for the ring or for bytes. The kernel caches names,
+//! attributes, directory listings and pages without time limit; [`Kernel`] hears of every
+//! applied command and takes back exactly what it changed.
+//!
+//! Reading order: `device` (mount and unmount), `adapter` (requests), `entry` and `known` (what
+//! the kernel has in its caches), `invalidate` (taking it back, and the races of that),
+//! `errno`.
+
+mod adapter;
+mod device;
+mod entry;
+mod errno;
+mod invalidate;
+mod known;
+mod listing;
+mod options;
+mod reply;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use engine::ids::{Gsn, Ino};
+use engine::namespace::Touched;
+
+use crate::ops::Fs;
+use crate::ops::ports::{OnApplied, Origin};
+use adapter::Adapter;
+use invalidate::Invalidator;
+use known::Known;
+
+pub use device::{KIND, MountError, kind_at, unmount};
+pub use options::{MountOptions, OptionsError};
+
+/// What one mount shares between requests and applied commands.
+///
+/// Made and told to the applier before it is mounted, so that no applied command is missed.
+pub struct Kernel {
+    fs: Arc<Fs>,
+    known: Arc<Known>,
+    invalidator: Arc<Invalidator>,
+}
+
+/// A tree that is mounted.
+pub struct Mounted {
+    path: PathBuf,
+    session: JoinHandle<io::Result<()>>,
+}
+
+impl Kernel {
+    pub fn new(fs: Arc<Fs>) -> Arc<Kernel> {
+        let known = Arc::new(Known::default());
+        let invalidator = Invalidator::new(Arc::clone(&known));
+        Arc::new(Kernel { fs, known, invalidator })
+    }
+
+    /// Mounts the tree at `path` and serves it on threads of its own. A `Kernel` is mounted
+    /// once.
+    ///
+    /// # Errors
+    /// [`MountError`], with nothing mounted.
+    pub fn mount(
+        self: &Arc<Self>,
+        path: &Path,
+        options: &MountOptions,
+    ) -> Result<Mounted, MountError> {
+        let device = device::mount(path, options)?;
+        let undo = |e: io::Error| {
+            if let Err(e) = device::unmount(path, true) {
+                tracing::warn!(path = %path.display(), error = %e, "a failed mount stays behind");
+            }
+            MountError::Session(e)
+        };
+        let mut config = fuser::Config::default();
+        // The kernel keeps other users out, unless allow_other is among the mount's options.
+        config.acl = fuser::SessionACL::All;
+        config.n_threads = Some(options.threads);
+        // One descriptor for each thread, where this user may open the device.
+        config.clone_fd = std::fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();
+        let adapter = Adapter::new(Arc::clone(self));
+        let session = fuser::Session::from_fd(adapter, device, fuser::SessionACL::All, config)
+            .map_err(undo)?;
+        self.invalidator.start(Box::new(session.notifier()));
+        let kernel = Arc::clone(self);
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let mount_point = path.clone();
+        let session = std::thread::Builder::new()
+            .name("fuse-session".to_owned())
+            .spawn(move || {
+                let ended = session.run();
+                kernel.ended(&mount_point, &ended);
+                ended
+            })
+            .map_err(undo)?;
+        Ok(Mounted { path, session })
+    }
+
+    fn ended(&self, path: &Path, ended: &io::Result<()>) {
+        let Err(e) = ended else { return self.invalidator.stop() };
+        // A thread failed, and others may go on serving what is open: what they tell the
+        // kernel is still to be taken back. No new use, and whoever waits for the mount hears
+        // of it.
+        tracing::error!(path = %path.display(), error = %e, "the mount failed; taking it down");
+        if let Err(e) = device::unmount(path, true) {
+            tracing::error!(path = %path.display(), error = %e, "the failed mount stays");
+        }
+    }
+
+    /// The bytes of `ino` went back to the agreed version without an agreement.
+    pub fn content_reverted(&self, ino: Ino) {
+        self.invalidator.inode(ino);
+    }
+
+    /// How many inodes this node's kernel knows.
+    pub fn known_inodes(&self) -> usize {
+        self.known.len()
+    }
+}
+
+impl OnApplied for Kernel {
+    fn applied(&self, _: Gsn, touched: &[Touched], origin: Origin) {
+        for touch in touched {
+            if let Touched::Gone { ino, last } = touch {
+                self.known.if_known(*ino, || self.fs.pin(*ino, last));
+            }
+        }
+        self.invalidator.applied(touched, origin);
+    }
+}
+
+impl Mounted {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes the mount out of the tree. With `lazy` also when it is in use; it then ends with
+    /// its last user.
+    ///
+    /// # Errors
+    /// [`MountError::Busy`] when it is in use and not `lazy`.
+    pub fn unmount(&self, lazy: bool) -> Result<(), MountError> {
+        if self.session.is_finished() {
+            return Ok(());
+        }
+        unmount(&self.path, lazy)
+    }
+
+    /// Whether it was unmounted, by [`Self::unmount`] or by somebody else.
+    pub fn is_finished(&self) -> bool {
+        self.session.is_finished()
+    }
+
+    /// Waits until it was unmounted and its last user is gone.
+    ///
+    /// # Errors
+    /// What the session ended with, other than that; the mount is gone then as well.
+    pub fn join(self) -> io::Result<()> {
+        match self.session.join() {
+            Ok(ended) => ended,
+            Err(_) => Err(io::Error::other("the FUSE session's thread panicked")),
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! The running node, and what people may ask of it.
+
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use engine::command::{Body, Cred, Member, Op};
+use engine::consensus::Input;
+use engine::ids::{Gsn, NodeId};
+use engine::namespace::{FileType, Inode};
+use engine::outcome::Outcome;
+use engine::time::Timestamp;
+use parking_lot::Mutex;
+use store::Store;
+use tokio::task::JoinHandle as Task;
+use wire::{Ask, JoinToken, Request, Response, Wire};
+
+use super::admission::Admission;
+use super::driver::Event;
+use super::gossip::Gossip;
+use super::mounts::Mounts;
+use super::proposals::Proposals;
+use super::pulse::Pulse;
+use super::report::{Reporter, node_name};
+use super::setup::{ROOT_VOLUME, account, failed};
+use super::{clock, describe, paths};
+use crate::admin::control::{
+    Control, ControlError, FailureKind, LogQuery, MountRequest, Reply, UnmountRequest,
+};
+use crate::admin::report::{
+    ConflictReport, HolderReport, HolderState, Identity, LogEntry, MountReport, Status,
+    TokenCreated, TokenReport, WhereReport,
+};
+use crate::body::BodyService;
+use crate::ops::ports::{ProposeError, Ring};
+
+/// A running node.
+pub struct Node {
+    parts: Parts,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    ended: tokio::sync::watch::Sender<bool>,
+    stopping: tokio::sync::Mutex<bool>,
+}
+
+/// What a node is made of.
+pub struct Parts {
+    /// As it was when the store was made: for as long as the agreed one is not here.
+    pub member: Member,
+    pub store: Store,
+    pub wire: Arc<Wire>,
+    pub ring: Arc<dyn Ring>,
+    pub pulse: Arc<Pulse>,
+    pub proposals: Arc<Proposals>,
+    pub events: Sender<Event>,
+    pub bodies: Arc<BodyService>,
+    pub mounts: Arc<Mounts>,
+    pub reporter: Arc<Reporter>,
+    pub gossip: Arc<Gossip>,
+    pub admission: Arc<Admission>,
+    pub threads: Vec<JoinHandle<()>>,
+    pub tasks: Vec<Task<()>>,
+}
+
+/// The own lane ends in about one round trip to a majority; a node without one does not wait
+/// longer than this to stop.
+const LANE_END_TIMEOUT: Duration = Duration::from_secs(4);
+/// What was written is sealed and published before a graceful stop, for so long.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes read from disk for one answer of `fusion log`.
+const LOG_BYTES: usize = 16 << 20;
+/// A holder that does not answer in this time counts as unknown.
+const WHERE_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Node {
+    pub(super) fn new(mut parts: Parts) -> Arc<Node> {
+        let threads = std::mem::take(&mut parts.threads);
+        let node = Arc::new(Node {
+            parts,
+            threads: Mutex::new(threads),
+            ended: tokio::sync::watch::Sender::new(false),
+            stopping: tokio::sync::Mutex::new(false),
+        });
+        // A node that failed answers its callers at once instead of letting them wait.
+        // Its replica falls silent, so that the others take over its lane.
+        let (proposals, events) = (node.parts.proposals.clone(), node.parts.events.clone());
+        let mut failure = node.parts.pulse.watch_failure();
+        tokio::spawn(async move {
+            if let Ok(reason) = failure.wait_for(Option::is_some).await {
+                let reason = reason.clone().unwrap_or_default();
+                let _ = events.send(Event::Stop);
+                proposals.close(&ProposeError::Broken(reason));
+            }
+        });
+        node
+    }
+
+    async fn propose(&self, op: Op) -> Result<(), ControlError> {
+        match self.parts.proposals.propose_and_wait(Cred::SYSTEM, op).await {
+            Ok(Outcome::Refused(refusal)) => Err(ControlError::refused(refusal.to_string())),
+            Ok(_) => Ok(()),
+            Err(error @ ProposeError::NoQuorum { .. }) => {
+                Err(ControlError::timeout(error.to_string()))
+            }
+            Err(error) => Err(ControlError::failed(error.to_string())),
+        }
+    }
+
+    /// Reads the agreements that `query` asks for, as they are now.
+    fn read_log(&self, query: LogQuery) -> Result<Vec<LogEntry>, ControlError> {
+        let parts = &self.parts;
+        let newest = parts.pulse.applied();
+        let from = match query.from {
+            0 => Gsn(newest.0.saturating_sub(query.limit as u64) + 1),
+            from => Gsn(from),
+        };
+        if from > newest {
+            return Ok(Vec::new());
+        }
+        let Some((oldest, _)) = parts.store.order_range(ROOT_VOLUME).map_err(failed)? else {
+            return Ok(Vec::new());
+        };
+        if from < oldest && query.from != 0 {
+            return Err(ControlError::failed(format!(
+                "GSN {from} is older than what this node keeps"
+            ))
+            .hint(format!("ask from GSN {oldest} on, or ask another node")));
+        }
+        let members = parts.ring.view().members().map_err(failed)?;
+        let records =
+            parts.store.order(ROOT_VOLUME, from.max(oldest), LOG_BYTES).map_err(failed)?;
+        let shown = records.iter().take_while(|record| record.gsn <= newest).take(query.limit);
+        Ok(shown.map(|record| describe::agreement(record, &members)).collect())
+    }
+
+    async fn holders(&self, inode: &Inode) -> Result<Vec<HolderReport>, ControlError> {
+        let members = self.parts.ring.view().members().map_err(failed)?;
+        let Body::Sealed { id, len } = inode.body else {
+            let state = HolderState::Inline;
+            return Ok(members
+                .iter()
+                .map(|member| paths::holder(member, state, Some(inode.size)))
+                .collect());
+        };
+        let mut lines = Vec::new();
+        for member in &members {
+            let state = if member.id == self.parts.ring.me() {
+                match self.parts.bodies.holds(id) {
+                    true => HolderState::Held,
+                    false => HolderState::Missing,
+                }
+            } else {
+                self.ask_holder(member.id, id).await
+            };
+            let bytes = match state {
+                HolderState::Held => Some(len),
+                _ => None,
+            };
+            lines.push(paths::holder(member, state, bytes));
+        }
+        Ok(lines)
+    }
+
+    async fn ask_holder(&self, node: NodeId, body: engine::ids::BodyId) -> HolderState {
+        let ask = Ask::Which { bodies: vec![body] };
+        let request = Request::new(ROOT_VOLUME, self.parts.pulse.applied(), ask);
+        let answer = tokio::time::timeout(WHERE_TIMEOUT, self.parts.wire.call(node, request)).await;
+        match answer {
+            Ok(Ok(Response::Which(held))) if held.first() == Some(&true) => HolderState::Held,
+            Ok(Ok(Response::Which(_))) => HolderState::Missing,
+            _ => HolderState::Unknown,
+        }
+    }
+
+    /// Stops everything, in the order in which nothing is lost.
+    async fn stop(&self) -> Result<(), ControlError> {
+        let mut stopping = self.stopping.lock().await;
+        if *stopping {
+            return Ok(());
+        }
+        let parts = &self.parts;
+        let mounts = parts.mounts.clone();
+        tokio::task::spawn_blocking(move || mounts.unmount_all()).await.map_err(failed)?;
+        if parts.pulse.failure().is_none() {
+            let bodies = parts.bodies.clone();
+            // What is not published in time is in the stage journal, and is at the next start.
+            let _ = tokio::time::timeout(DRAIN_TIMEOUT, bodies.drain()).await;
+            let mut lane_ended = parts.pulse.watch_lane_ended();
+            let _ = parts.events.send(Event::Input(Input::Shutdown));
+            let ended = lane_ended.wait_for(|ended| *ended);
+            let _ = tokio::time::timeout(LANE_END_TIMEOUT, ended).await;
+        }
+        for task in &parts.tasks {
+            task.abort();
+        }
+        parts.proposals.close(&ProposeError::Stopping);
+        let _ = parts.events.send(Event::Stop);
+        parts.bodies.stop();
+        parts.wire.close().await;
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let store = parts.store.clone();
+        let synced = tokio::task::spawn_blocking(move || {
+            // Each thread ends when the one before it in the path has closed its channel.
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a thread of the node had panicked");
+                }
+            }
+            store.sync()
+        });
+        let synced = synced.await.map_err(failed)?;
+        *stopping = true;
+        self.ended.send_replace(true);
+        synced.map_err(failed)
+    }
+
+    fn path_of(&self, ino: engine::ids::Ino) -> Option<String> {
+        let view = self.parts.ring.view();
+        let mut parts = Vec::new();
+        let mut ino = ino;
+        while ino != engine::ids::Ino::ROOT {
+            let (parent, name) = view.name_of_directory(ino).ok()??;
+            parts.push(name.to_string());
+            ino = parent;
+        }
+        parts.reverse();
+        Some(format!("/{}", parts.join("/")))
+    }
+}
+
+impl Control for Node {
+    fn identity(&self) -> Identity {
+        let parts = &self.parts;
+        let agreed = parts.ring.view().member(parts.ring.me()).ok().flatten();
+        account(&parts.store.identity().cluster, agreed.as_ref().unwrap_or(&parts.member))
+    }
+
+    fn status(&self) -> Reply<'_, Status> {
+        Box::pin(async move {
+            let parts = &self.parts;
+            let cluster = parts.store.identity().cluster;
+            let mut status =
+                parts.reporter.status(&cluster, &parts.gossip, &parts.wire).map_err(failed)?;
+            status.mounts = parts.mounts.list();
+            Ok(status)
+        })
+    }
+
+    fn log(&self, query: LogQuery) -> Reply<'_, Vec<LogEntry>> {
+        Box::pin(async move {
+            let mut applied = self.parts.pulse.watch_applied();
+            let entries = self.read_log(query)?;
+            let Some(wait_ms) = query.wait_ms.filter(|_| entries.is_empty()) else {
+                return Ok(entries);
+            };
+            let wanted = Gsn(query.from.max(1));
+            let waiting = applied.wait_for(|applied| *applied >= wanted);
+            match tokio::time::timeout(Duration::from_millis(wait_ms), waiting).await {
+                Ok(_) => self.read_log(query),
+                Err(_) => Ok(entries),
+            }
+        })
+    }
+
+    fn where_path(&self, path: String) -> Reply<'_, WhereReport> {
+        Box::pin(async move {
+            let view = self.parts.ring.view();
+            let (ino, inode) = paths::find(&view, &path)?;
+            let members = view.members().map_err(failed)?;
+            let writer = view.token_holder(ino).map_err(failed)?;
+            let writer = writer.map(|node| node_name(&members, node));
+            drop(view);
+            let holders = match inode.file_type() {
+                FileType::File => self.holders(&inode).await?,
+                _ => Vec::new(),
+            };
+            Ok(paths::where_report(&path, ino, &inode, writer, holders))
+        })
+    }
+
+    fn create_token(&self, zone: String, lifetime: Duration) -> Reply<'_, TokenCreated> {
+        Box::pin(async move {
+            if !wire::identity::is_valid_name(&zone) {
+                return Err(ControlError::usage(format!("'{zone}' cannot name a zone"))
+                    .hint("use 1 to 63 of a-z, 0-9, '-', '_' and '.'"));
+            }
+            let authority = self.parts.admission.authority.as_ref().ok_or_else(|| {
+                ControlError::refused("this node cannot admit others: it has no authority key")
+                    .hint("run this on another node")
+            })?;
+            let id = u64::from_be_bytes(wire::identity::random());
+            let addresses = self.identity().address;
+            let token = JoinToken::generate(id, authority.hash(), vec![addresses]);
+            let now = clock::timestamp();
+            let lifetime_s = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
+            let expires = Timestamp::new(now.seconds.saturating_add(lifetime_s), now.nanos);
+            self.propose(Op::CreateJoinToken {
+                id,
+                secret_hash: token.secret_hash(),
+                zone: zone.clone(),
+                expires,
+            })
+            .await?;
+            Ok(TokenCreated {
+                id: format!("{id:016x}"),
+                zone,
+                token: token.to_string(),
+                expires_in_seconds: lifetime_s,
+            })
+        })
+    }
+
+    fn list_tokens(&self) -> Reply<'_, Vec<TokenReport>> {
+        Box::pin(async move {
+            let now = clock::timestamp();
+            let tokens = self.parts.ring.view().join_tokens().map_err(failed)?;
+            let report = |(id, token): (u64, engine::namespace::JoinToken)| TokenReport {
+                id: format!("{id:016x}"),
+                zone: token.zone,
+                expires_in_seconds: token.expires.seconds.saturating_sub(now.seconds),
+            };
+            Ok(tokens.into_iter().map(report).collect())
+        })
+    }
+
+    fn revoke_token(&self, id: String) -> Reply<'_, ()> {
+        Box::pin(async move {
+            let id = u64::from_str_radix(&id, 16).map_err(|_| {
+                ControlError::usage(format!("'{id}' is no token id"))
+                    .hint("`fusion token list` shows them: 16 hex digits")
+            })?;
+            self.propose(Op::RevokeJoinToken { id }).await
+        })
+    }
+
+    fn list_conflicts(&self) -> Reply<'_, Vec<ConflictReport>> {
+        Box::pin(async move {
+            let conflicts = self.parts.bodies.conflicts();
+            Ok(conflicts
+                .into_iter()
+                .map(|conflict| ConflictReport {
+                    ino: conflict.ino.0,
+                    path: self.path_of(conflict.ino),
+                    base: conflict.base.0,
+                    current: conflict.current.0,
+                    size_bytes: conflict.size_bytes,
+                    kept_at: conflict.kept_at.display().to_string(),
+                })
+                .collect())
+        })
+    }
+
+    fn mount(&self, request: MountRequest) -> Reply<'_, MountReport> {
+        Box::pin(async move {
+            let mounts = self.parts.mounts.clone();
+            let mounted = tokio::task::spawn_blocking(move || mounts.mount(&request));
+            mounted.await.map_err(failed)?
+        })
+    }
+
+    fn unmount(&self, request: UnmountRequest) -> Reply<'_, ()> {
+        Box::pin(async move {
+            let mounts = self.parts.mounts.clone();
+            let unmounted = tokio::task::spawn_blocking(move || mounts.unmount(&request));
+            unmounted.await.map_err(failed)?
+        })
+    }
+
+    fn shutdown(&self) -> Reply<'_, ()> {
+        Box::pin(async move { self.stop().await })
+    }
+
+    fn stopped(&self) -> Reply<'_, ()> {
+        Box::pin(async move {
+            let (mut ended, mut failure) =
+                (self.ended.subscribe(), self.parts.pulse.watch_failure());
+            tokio::select! {
+                _ = ended.wait_for(|ended| *ended) => Ok(()),
+                failed = failure.wait_for(Option::is_some) => {
+                    let reason = failed.ok().and_then(|reason| reason.clone());
+                    Err(ControlError::new(FailureKind::Failed, reason.unwrap_or_default()))
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,101 @@
+//! The agreed order as the rest of the daemon uses it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::command::{Cred, Op};
+use engine::ids::{Gsn, Ino, NodeId, VolumeId};
+use engine::namespace::tables::{Tables, TablesError};
+use engine::outcome::Outcome;
+use engine::time::Timestamp;
+use store::Store;
+use tokio::runtime::Handle;
+use wire::{Ask, Request, Response, Wire};
+
+use super::clock;
+use super::inodes::InodeNumbers;
+use super::proposals::Proposals;
+use super::pulse::Pulse;
+use crate::ops::ports::{Done, ProposeError, Ring, SharedTables, View};
+
+pub struct LocalRing {
+    pub me: NodeId,
+    pub volume: VolumeId,
+    pub store: Store,
+    pub wire: Arc<Wire>,
+    pub pulse: Arc<Pulse>,
+    pub proposals: Arc<Proposals>,
+    pub inodes: InodeNumbers,
+    pub runtime: Handle,
+}
+
+/// Sealing a large file takes its holder a while; the caller asks again after that.
+const RECALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Tables of a store that has stopped: each read says why.
+struct Unreadable(String);
+
+impl Tables for Unreadable {
+    fn get(&self, _: &[u8]) -> Result<Option<Vec<u8>>, TablesError> {
+        Err(TablesError(self.0.clone()))
+    }
+
+    fn scan(
+        &self,
+        _: &[u8],
+        _: &[u8],
+        _: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), TablesError> {
+        Err(TablesError(self.0.clone()))
+    }
+}
+
+impl Ring for LocalRing {
+    fn me(&self) -> NodeId {
+        self.me
+    }
+
+    fn view(&self) -> View {
+        View::new(SharedTables(match self.store.snapshot(self.volume) {
+            Ok(tables) => Arc::new(tables),
+            Err(error) => Arc::new(Unreadable(error.to_string())),
+        }))
+    }
+
+    fn applied_gsn(&self) -> Gsn {
+        self.pulse.applied()
+    }
+
+    fn alloc_ino(&self) -> Result<Ino, ProposeError> {
+        self.inodes.next().map_err(|error| ProposeError::Broken(error.to_string()))
+    }
+
+    fn now(&self) -> Timestamp {
+        clock::timestamp()
+    }
+
+    fn propose(&self, cred: Cred, op: Op, done: Done<Outcome, ProposeError>) {
+        self.proposals.propose(cred, op, done);
+    }
+
+    fn recall(&self, holder: NodeId, ino: Ino, done: Done<(), ProposeError>) {
+        let wire = self.wire.clone();
+        let mut applied = self.pulse.watch_applied();
+        let request = Request::new(self.volume, self.pulse.applied(), Ask::Recall { ino });
+        self.runtime.spawn(async move {
+            let asked = async {
+                let Ok(Response::At(gsn)) = wire.call(holder, request).await else { return false };
+                // The release shows here before the caller takes the token again.
+                applied.wait_for(|applied| *applied >= gsn).await.is_ok()
+            };
+            let result = match tokio::time::timeout(RECALL_TIMEOUT, asked).await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(ProposeError::NoQuorum { waited_ms: 0 }),
+                Err(_) => Err(ProposeError::NoQuorum {
+                    waited_ms: u64::try_from(RECALL_TIMEOUT.as_millis()).unwrap_or(u64::MAX),
+                }),
+            };
+            done(result);
+        });
+    }
+}

@@ -1,0 +1,78 @@
+//! The log thread: many records, one fsync.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+
+use engine::consensus::record::LogRecord;
+use engine::consensus::{Input, Message};
+use engine::ids::{Gsn, NodeId, VolumeId};
+use store::Store;
+
+use super::driver::Event;
+use super::pulse::Pulse;
+
+/// Records to make durable, and the messages that may go only then.
+#[derive(Default)]
+pub struct LogJob {
+    pub records: Vec<LogRecord>,
+    pub then_send: Vec<(NodeId, Message)>,
+}
+
+impl LogJob {
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.then_send.is_empty()
+    }
+}
+
+pub struct LogThread {
+    pub volume: VolumeId,
+    pub me: NodeId,
+    pub store: Store,
+    pub wire: Arc<wire::Wire>,
+    pub events: Sender<Event>,
+    pub pulse: Arc<Pulse>,
+}
+
+/// Jobs that share one fsync at most. What arrives during an fsync waits for the next one, so
+/// the slower the disk, the larger the groups.
+const GROUP_JOBS_MAX: usize = 4096;
+
+impl LogThread {
+    /// Runs until the channel is closed, or until the disk fails.
+    pub fn run(&self, jobs: &Receiver<LogJob>) {
+        let mut applied_durable = Gsn(0);
+        while let Ok(mut group) = jobs.recv() {
+            for _ in 1..GROUP_JOBS_MAX {
+                let Ok(job) = jobs.try_recv() else { break };
+                group.records.extend(job.records);
+                group.then_send.extend(job.then_send);
+            }
+            if !group.records.is_empty() {
+                // Read before the sync: what was applied until here is durable after it.
+                let applied = self.pulse.applied();
+                if let Err(error) = self.persist(&group.records) {
+                    // Nothing that waited for this may ever be sent.
+                    self.pulse.fail(format!("the agreement log could not be made durable: {error}"));
+                    return;
+                }
+                if applied > applied_durable {
+                    applied_durable = applied;
+                    let _ = self.events.send(Event::Input(Input::AppliedDurable(applied)));
+                }
+            }
+            for (to, message) in group.then_send {
+                if to == self.me {
+                    let input = Input::Message { from: self.me, message };
+                    let _ = self.events.send(Event::Input(input));
+                } else {
+                    self.wire.send_ring(to, self.volume, message.encode());
+                }
+            }
+        }
+    }
+
+    fn persist(&self, records: &[LogRecord]) -> Result<(), store::StoreError> {
+        self.store.append(self.volume, records)?;
+        self.store.sync()
+    }
+}

@@ -1,0 +1,111 @@
+//! Who belongs to the cluster, as agreed: told to the network, and given a vote once caught up.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use engine::consensus::Input;
+use engine::ids::{Gsn, NodeId};
+use engine::namespace::Touched;
+use engine::namespace::tables::TablesError;
+use wire::{Peer, Wire};
+
+use super::driver::Event;
+use super::pulse::Pulse;
+use crate::ops::ports::{OnApplied, Origin, Ring};
+
+/// Keeps the network's list of peers equal to the agreed members.
+pub struct Members {
+    me: NodeId,
+    ring: Arc<dyn Ring>,
+    wire: Arc<Wire>,
+}
+
+impl Members {
+    pub fn new(ring: Arc<dyn Ring>, wire: Arc<Wire>) -> Members {
+        Members { me: ring.me(), ring, wire }
+    }
+
+    /// Tells the network the members of now.
+    pub fn publish(&self) -> Result<(), TablesError> {
+        let peers = self.ring.view().members()?.into_iter().filter(|member| member.id != self.me);
+        self.wire.set_peers(peers.map(peer).collect());
+        Ok(())
+    }
+}
+
+/// A member as the network knows it.
+pub fn peer(member: engine::command::Member) -> Peer {
+    Peer {
+        node: member.id,
+        name: member.name,
+        address: member.address,
+        key_hash: member.key_hash,
+    }
+}
+
+impl OnApplied for Members {
+    fn applied(&self, _: Gsn, touched: &[Touched], _: Origin) {
+        if touched.contains(&Touched::Members)
+            && let Err(error) = self.publish()
+        {
+            tracing::error!(%error, "the members cannot be read");
+        }
+    }
+}
+
+/// Gives a vote to each member that has none and has caught up, one at a time.
+///
+/// Only the voter with the lowest id that is heard of does it: two proposals would be
+/// harmless, as the second one is void.
+pub struct Promoter {
+    pub ring: Arc<dyn Ring>,
+    pub pulse: Arc<Pulse>,
+    pub events: Sender<Event>,
+}
+
+/// A joiner so close to the newest agreement counts as caught up: it then needs well under a
+/// second for the rest, and until then the quorum that it belongs to may have to wait for it.
+const CAUGHT_UP_GSN: u64 = 1000;
+const PROMOTE_EVERY: Duration = Duration::from_millis(100);
+
+impl Promoter {
+    pub async fn run(self) {
+        let mut ticks = tokio::time::interval(PROMOTE_EVERY);
+        loop {
+            ticks.tick().await;
+            if let Some(voters) = self.next_voters() {
+                let _ = self.events.send(Event::Input(Input::Reconfigure { voters }));
+            }
+        }
+    }
+
+    /// The membership to propose now, if there is one.
+    fn next_voters(&self) -> Option<BTreeMap<NodeId, u32>> {
+        let header = self.pulse.header();
+        let status = self.pulse.ring()?;
+        let voters = &header.config.voters;
+        if !voters.contains_key(&status.me) || status.epoch != header.config.epoch {
+            return None;
+        }
+        let is_first = status
+            .peers
+            .iter()
+            .all(|peer| peer.node > status.me || peer.suspected || !voters.contains_key(&peer.node));
+        if !is_first {
+            return None;
+        }
+        let candidate = status.peers.iter().find(|peer| {
+            !voters.contains_key(&peer.node)
+                && !peer.suspected
+                && peer.silent_us.is_some()
+                && peer.gsn.0 + CAUGHT_UP_GSN >= status.gsn.0
+        })?;
+        // Only what is agreed to be a member gets a vote.
+        self.ring.view().member(candidate.node).ok()??;
+        let mut voters = voters.clone();
+        voters.insert(candidate.node, 1);
+        Some(voters)
+    }
+}

@@ -1,0 +1,38 @@
+//! A running node: the threads of its volume, put together and taken apart.
+//!
+//! | thread | does | file |
+//! |---|---|---|
+//! | ring | steps the replica, one input at a time | `driver` |
+//! | log | makes records durable, many per fsync, then sends what waited | `log` |
+//! | apply | agreed commands into the tables, then into caches | `apply` |
+//! | reply | answers the callers | `mod` |
+//! | order | reads stored agreements for peers that lag | `order` |
+//!
+//! An operation's way: `local_ring` → `proposals` → `driver` → (`log`, network) → `apply` →
+//! reply. Everything else here starts, stops, or tells people about it.
+
+mod admission;
+mod apply;
+mod checkpoint;
+mod clock;
+mod control;
+mod describe;
+mod driver;
+mod gossip;
+mod handler;
+mod inodes;
+mod local_ring;
+mod log;
+mod members;
+mod mounts;
+mod order;
+mod paths;
+mod proposals;
+mod pulse;
+mod report;
+mod setup;
+mod start;
+
+pub use control::Node;
+pub use setup::{init, join};
+pub use start::start;

@@ -1,0 +1,129 @@
+//! How the node does: what its threads publish, and what others wait for.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use engine::consensus::RingStatus;
+use engine::consensus::record::Header;
+use engine::ids::{Gsn, NodeId, StateHash};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+pub struct Pulse {
+    applied: AtomicU64,
+    applied_watch: watch::Sender<Gsn>,
+    header: RwLock<Arc<Header>>,
+    hashes: Mutex<VecDeque<(Gsn, StateHash)>>,
+    ring: RwLock<Option<(Instant, Arc<RingStatus>)>>,
+    failure: watch::Sender<Option<String>>,
+    lane_ended: watch::Sender<bool>,
+    checkpoint_wanted: watch::Sender<Option<(NodeId, Gsn)>>,
+}
+
+/// So many state hashes are kept: enough to compare nodes that lag behind each other.
+const HASHES_KEPT: usize = 65_536;
+
+impl Pulse {
+    pub fn new(header: Header, hash: StateHash) -> Pulse {
+        let gsn = header.gsn;
+        Pulse {
+            applied: AtomicU64::new(gsn.0),
+            applied_watch: watch::Sender::new(gsn),
+            header: RwLock::new(Arc::new(header)),
+            hashes: Mutex::new(VecDeque::from([(gsn, hash)])),
+            ring: RwLock::new(None),
+            failure: watch::Sender::new(None),
+            lane_ended: watch::Sender::new(false),
+            checkpoint_wanted: watch::Sender::new(None),
+        }
+    }
+
+    /// The newest agreement in the tables.
+    pub fn applied(&self) -> Gsn {
+        Gsn(self.applied.load(Ordering::Acquire))
+    }
+
+    /// Follows [`Self::applied`].
+    pub fn watch_applied(&self) -> watch::Receiver<Gsn> {
+        self.applied_watch.subscribe()
+    }
+
+    /// Called by the apply thread after the tables show the last of `hashes`.
+    pub fn record_applied(&self, hashes: &[(Gsn, StateHash)], header: &Arc<Header>) {
+        let mut kept = self.hashes.lock();
+        kept.extend(hashes);
+        let excess = kept.len().saturating_sub(HASHES_KEPT);
+        kept.drain(..excess);
+        drop(kept);
+        *self.header.write() = header.clone();
+        self.applied.store(header.gsn.0, Ordering::Release);
+        self.applied_watch.send_replace(header.gsn);
+    }
+
+    pub fn header(&self) -> Arc<Header> {
+        self.header.read().clone()
+    }
+
+    /// The newest applied GSN and the state hash there.
+    pub fn newest_hash(&self) -> (Gsn, StateHash) {
+        *self.hashes.lock().back().expect("the hash at the start is kept until a newer one comes")
+    }
+
+    /// The state hash at `gsn`, if it is among the last ones.
+    pub fn hash_at(&self, gsn: Gsn) -> Option<StateHash> {
+        let hashes = self.hashes.lock();
+        let at = hashes.binary_search_by_key(&gsn, |(gsn, _)| *gsn).ok()?;
+        hashes.get(at).map(|(_, hash)| *hash)
+    }
+
+    /// Publishes the replica's own account.
+    pub fn record_ring(&self, status: RingStatus) {
+        *self.ring.write() = Some((Instant::now(), Arc::new(status)));
+    }
+
+    /// The replica's last account of itself.
+    pub fn ring(&self) -> Option<Arc<RingStatus>> {
+        self.ring.read().as_ref().map(|(_, status)| status.clone())
+    }
+
+    /// The node can't go on: it stops voting, applying and acknowledging. The first reason
+    /// stays.
+    pub fn fail(&self, reason: String) {
+        self.failure.send_if_modified(|failure| {
+            if failure.is_some() {
+                return false;
+            }
+            tracing::error!(%reason, "the node stops");
+            *failure = Some(reason);
+            true
+        });
+    }
+
+    pub fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
+    }
+
+    pub fn watch_failure(&self) -> watch::Receiver<Option<String>> {
+        self.failure.subscribe()
+    }
+
+    /// The own lane is closed: nobody waits for this node any more.
+    pub fn lane_ended(&self) {
+        self.lane_ended.send_replace(true);
+    }
+
+    pub fn watch_lane_ended(&self) -> watch::Receiver<bool> {
+        self.lane_ended.subscribe()
+    }
+
+    /// The log of the peers begins above what this node has.
+    pub fn needs_checkpoint(&self, peer: NodeId, oldest: Gsn) {
+        self.checkpoint_wanted.send_replace(Some((peer, oldest)));
+    }
+
+    pub fn watch_checkpoint_wanted(&self) -> watch::Receiver<Option<(NodeId, Gsn)>> {
+        self.checkpoint_wanted.subscribe()
+    }
+}

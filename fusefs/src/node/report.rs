@@ -1,0 +1,241 @@
+//! The node's account of itself and of its cluster, for people.
+
+use std::sync::Arc;
+
+use engine::command::Member;
+use engine::ids::NodeId;
+use engine::namespace::TablesError;
+use wire::Wire;
+
+use super::gossip::Gossip;
+use super::pulse::Pulse;
+use crate::admin::report::{
+    Lag, LaneReport, LinkReport, NodeReport, NodeState, RingReport, Role, Status,
+};
+use crate::body::BodyService;
+use crate::ops::ports::Ring;
+
+/// Makes this node's own line, also while peers cannot be reached.
+pub struct Reporter {
+    pub ring: Arc<dyn Ring>,
+    pub pulse: Arc<Pulse>,
+    pub bodies: Arc<BodyService>,
+}
+
+/// Farther behind the newest agreement than this, a node counts as catching up.
+const CATCHING_UP_GSN: u64 = 1000;
+
+impl Reporter {
+    pub fn own(&self) -> Result<Option<NodeReport>, TablesError> {
+        let view = self.ring.view();
+        let Some(member) = view.member(self.ring.me())? else { return Ok(None) };
+        let (gsn, hash) = self.pulse.newest_hash();
+        let status = self.pulse.ring();
+        let agreed = status.as_ref().map_or(gsn, |ring| ring.gsn.max(ring.gsn_of_peers)).max(gsn);
+        let progress = self.bodies.progress();
+        Ok(Some(NodeReport {
+            node: member.name,
+            id: member.id.0,
+            zone: member.zone_name,
+            address: member.address,
+            role: self.role(member.id),
+            state: self.state(agreed.0 - gsn.0),
+            gsn_applied: gsn.0,
+            gsn_agreed: agreed.0,
+            state_hash: hash.to_hex(),
+            watermark: progress.held_upto.0,
+            lag: Lag {
+                seconds: progress.oldest_missing.as_secs_f64(),
+                bytes: progress.missing_bytes,
+                files: progress.missing_files,
+            },
+            age_seconds: Some(0.0),
+        }))
+    }
+
+    fn role(&self, node: NodeId) -> Role {
+        let is_voter = self.pulse.header().config.voters.contains_key(&node);
+        if is_voter { Role::Voter } else { Role::Observer }
+    }
+
+    fn state(&self, behind_gsn: u64) -> NodeState {
+        if self.pulse.failure().is_some() {
+            return NodeState::Failed;
+        }
+        match self.pulse.ring() {
+            None => NodeState::Starting,
+            Some(ring) if !ring.quorum => NodeState::CutOff,
+            Some(_) if behind_gsn > CATCHING_UP_GSN => NodeState::CatchingUp,
+            Some(_) => NodeState::Ok,
+        }
+    }
+
+    /// The whole cluster as this node sees it.
+    pub fn status(
+        &self,
+        cluster: &[u8; 16],
+        gossip: &Gossip,
+        wire: &Wire,
+    ) -> Result<Status, TablesError> {
+        let members = self.ring.view().members()?;
+        let me = self.ring.me();
+        let mut nodes = Vec::with_capacity(members.len());
+        for member in &members {
+            if member.id == me {
+                nodes.extend(self.own()?);
+            } else {
+                nodes.push(self.peer(member, gossip));
+            }
+        }
+        let own = nodes.iter().find(|node| node.id == me.0);
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cluster: cluster.iter().map(|byte| format!("{byte:02x}")).collect(),
+            node: own.map_or_else(|| me.to_string(), |node| node.node.clone()),
+            state: own.map_or(NodeState::Starting, |node| node.state),
+            ring: self.ring_report(&members),
+            links: links(&members, me, wire),
+            mounts: Vec::new(),
+            warnings: self.warnings(&nodes),
+            nodes,
+        })
+    }
+
+    /// What `member` said last, or what is known of it without its word.
+    fn peer(&self, member: &Member, gossip: &Gossip) -> NodeReport {
+        let silent = self.pulse.ring().is_none_or(|ring| {
+            ring.peers
+                .iter()
+                .find(|peer| peer.node == member.id)
+                .is_none_or(|peer| peer.suspected || peer.silent_us.is_none())
+        });
+        let mut report = match gossip.heard(member.id) {
+            Some((age, report)) => NodeReport { age_seconds: Some(age.as_secs_f64()), ..report },
+            None => NodeReport {
+                node: member.name.clone(),
+                id: member.id.0,
+                zone: member.zone_name.clone(),
+                address: member.address.clone(),
+                role: Role::Observer,
+                state: NodeState::Unreachable,
+                gsn_applied: 0,
+                gsn_agreed: 0,
+                state_hash: String::new(),
+                watermark: self
+                    .ring
+                    .view()
+                    .held_upto(member.id)
+                    .map_or(0, |gsn| gsn.0),
+                lag: Lag::default(),
+                age_seconds: None,
+            },
+        };
+        report.role = self.role(member.id);
+        if silent {
+            report.state = NodeState::Unreachable;
+        }
+        report
+    }
+
+    fn ring_report(&self, members: &[Member]) -> RingReport {
+        let header = self.pulse.header();
+        let status = self.pulse.ring();
+        let suspected = |node: NodeId| {
+            status.as_ref().is_some_and(|ring| {
+                ring.peers.iter().any(|peer| peer.node == node && peer.suspected)
+            })
+        };
+        RingReport {
+            epoch: header.config.epoch.0,
+            voters: header.config.voters.keys().map(|node| node_name(members, *node)).collect(),
+            quorum: status.as_ref().is_some_and(|ring| ring.quorum),
+            quorum_rtt_ms: status.as_ref().and_then(|ring| ring.quorum_rtt_us).map(us_to_ms),
+            lanes: header
+                .active
+                .iter()
+                .map(|(lane, active)| LaneReport {
+                    node: node_name(members, lane.node),
+                    epoch: lane.epoch.0,
+                    term: lane.term.0,
+                    next: active.next.0,
+                    suspected: suspected(lane.node),
+                })
+                .collect(),
+            pending: status.as_ref().map_or(0, |ring| ring.pending as u64),
+        }
+    }
+
+    fn warnings(&self, nodes: &[NodeReport]) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let Some(reason) = self.pulse.failure() {
+            warnings.push(format!("this node has stopped: {reason}"));
+        }
+        if self.pulse.ring().is_some_and(|ring| !ring.quorum) {
+            warnings.push(
+                "this node cannot reach a majority: reads go on, changes wait until it can; \
+                 check the links below"
+                    .into(),
+            );
+        }
+        for node in nodes.iter().filter(|node| node.state == NodeState::Unreachable) {
+            warnings.push(format!(
+                "node {} has not been heard of: look at its log, or at the link to {}",
+                node.node, node.address
+            ));
+        }
+        for node in nodes.iter().filter(|node| node.age_seconds.is_some()) {
+            let differs = self
+                .pulse
+                .hash_at(engine::ids::Gsn(node.gsn_applied))
+                .is_some_and(|hash| hash.to_hex() != node.state_hash);
+            if differs {
+                warnings.push(format!(
+                    "node {} has another state than this node at GSN {}: keep both stores and \
+                     report this as a bug",
+                    node.node, node.gsn_applied
+                ));
+            }
+        }
+        let conflicts = self.bodies.conflicts().len();
+        if conflicts > 0 {
+            warnings.push(format!(
+                "{conflicts} written versions could not be published: `fusion conflicts` lists \
+                 where their bytes are kept"
+            ));
+        }
+        warnings
+    }
+}
+
+/// The name of a node, or its number once it is no member any more.
+pub fn node_name(members: &[Member], node: NodeId) -> String {
+    members
+        .iter()
+        .find(|member| member.id == node)
+        .map_or_else(|| node.to_string(), |member| member.name.clone())
+}
+
+fn links(members: &[Member], me: NodeId, wire: &Wire) -> Vec<LinkReport> {
+    let stats = wire.stats();
+    members
+        .iter()
+        .filter(|member| member.id != me)
+        .map(|member| {
+            let peer = stats.peers.iter().find(|peer| peer.node == member.id);
+            LinkReport {
+                peer: member.name.clone(),
+                zone: member.zone_name.clone(),
+                address: peer.map_or_else(|| member.address.clone(), |peer| peer.address.clone()),
+                connected: peer.is_some_and(|peer| peer.connected),
+                rtt_ms: peer.map(|peer| peer.rtt_us).filter(|us| *us > 0).map(us_to_ms),
+                bytes_sent: peer.map_or(0, |peer| peer.ring_sent_bytes + peer.bulk_sent_bytes),
+                bytes_received: peer
+                    .map_or(0, |peer| peer.ring_received_bytes + peer.bulk_received_bytes),
+            }
+        })
+        .collect()
+}
+
+fn us_to_ms(us: u64) -> f64 {
+    us as f64 / 1000.0
+}

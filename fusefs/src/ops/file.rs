@@ -1,0 +1,132 @@
+//! Open files: open, read, write, fallocate, lseek, fsync, flush, release.
+
+use std::sync::Arc;
+
+use engine::command::Kind;
+use engine::ids::Ino;
+use parking_lot::Mutex;
+
+use super::error::FsError;
+use super::fs::{Fs, FsDone};
+use super::ports::{BodyError, Done, Handle};
+use super::token::{Attempt, Patience};
+
+/// What a write did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    pub bytes: u32,
+    /// The write token came from elsewhere for it, so that the file may have been another
+    /// when the caller began: an append may not lie where the caller thought.
+    pub token_moved: bool,
+}
+
+impl Fs {
+    /// Opens a regular file.
+    pub fn open(self: &Arc<Self>, ino: Ino, write: bool, truncate: bool, done: FsDone<Handle>) {
+        match self.try_open(ino, write, truncate) {
+            Err(FsError::Body(BodyError::NeedsToken(_))) => {
+                let attempt: Attempt<Handle> =
+                    Arc::new(move |fs, done| done(fs.try_open(ino, write, truncate)));
+                self.token_then(ino, Patience::new(), attempt, done);
+            }
+            result => done(result),
+        }
+    }
+
+    fn try_open(&self, ino: Ino, write: bool, truncate: bool) -> Result<Handle, FsError> {
+        let inode = self.record(ino)?;
+        match inode.kind {
+            Kind::File => Ok(self.bodies.open(ino, &inode, write, truncate)?),
+            Kind::Directory => Err(FsError::IsDirectory(ino)),
+            _ => Err(FsError::NotFile(ino)),
+        }
+    }
+
+    /// Reads up to `len` bytes; fewer only at the end of the file. `done` gets the bytes of
+    /// one version.
+    pub fn read(
+        &self,
+        handle: Handle,
+        offset: u64,
+        len: u32,
+        done: impl FnOnce(Result<&[u8], FsError>) + Send + 'static,
+    ) {
+        let done = move |result: Result<&[u8], BodyError>| done(result.map_err(FsError::Body));
+        self.bodies.read(handle, offset, len, Box::new(done));
+    }
+
+    /// Writes `data` at `offset`, or at the end with `append`.
+    pub fn write(
+        self: &Arc<Self>,
+        ino: Ino,
+        handle: Handle,
+        offset: u64,
+        data: &[u8],
+        append: bool,
+        done: FsDone<Written>,
+    ) {
+        // A missing token is told before the call returns, while `data` is still here: only
+        // then the bytes are copied.
+        let missing: Arc<Mutex<Option<FsDone<Written>>>> = Arc::new(Mutex::new(None));
+        let told = Arc::clone(&missing);
+        let first: Done<u32, BodyError> = Box::new(move |result| match result {
+            Ok(bytes) => done(Ok(Written { bytes, token_moved: false })),
+            Err(BodyError::NeedsToken(_)) => *told.lock() = Some(done),
+            Err(e) => done(Err(e.into())),
+        });
+        self.bodies.write(handle, offset, data, append, first);
+        let Some(done) = missing.lock().take() else { return };
+        let data: Arc<[u8]> = Arc::from(data);
+        let attempt: Attempt<Written> = Arc::new(move |fs, done| {
+            let written: Done<u32, BodyError> = Box::new(move |result| {
+                done(match result {
+                    Ok(bytes) => Ok(Written { bytes, token_moved: true }),
+                    Err(e) => Err(e.into()),
+                });
+            });
+            fs.bodies.write(handle, offset, &data, append, written);
+        });
+        self.token_then(ino, Patience::new(), attempt, done);
+    }
+
+    /// fallocate(2); `mode` holds its flags.
+    pub fn fallocate(
+        self: &Arc<Self>,
+        ino: Ino,
+        handle: Handle,
+        offset: u64,
+        len: u64,
+        mode: u32,
+        done: FsDone<()>,
+    ) {
+        let attempt: Attempt<()> = Arc::new(move |fs, done| {
+            fs.bodies.fallocate(handle, offset, len, mode, body_done(done));
+        });
+        self.with_token(ino, Patience::new(), attempt, done);
+    }
+
+    /// lseek(2) with SEEK_DATA, or SEEK_HOLE with `hole`.
+    ///
+    /// # Errors
+    /// [`BodyError::NoData`] beyond the last data.
+    pub fn seek(&self, handle: Handle, offset: u64, hole: bool) -> Result<u64, FsError> {
+        Ok(self.bodies.seek(handle, offset, hole)?)
+    }
+
+    pub fn fsync(&self, ino: Ino, data_only: bool, done: FsDone<()>) {
+        self.bodies.fsync(ino, data_only, body_done(done));
+    }
+
+    pub fn flush(&self, handle: Handle, done: FsDone<()>) {
+        self.bodies.flush(handle, body_done(done));
+    }
+
+    pub fn release(&self, handle: Handle) {
+        self.bodies.release(handle);
+    }
+}
+
+/// Hands a body's result on as an operation's.
+pub(super) fn body_done<T: 'static>(done: FsDone<T>) -> Done<T, BodyError> {
+    Box::new(move |result| done(result.map_err(FsError::Body)))
+}

@@ -1,0 +1,108 @@
+//! The tree as this node's processes see it, and what every operation shares.
+
+use std::sync::Arc;
+
+use engine::command::{Cred, Op};
+use engine::ids::Ino;
+use engine::namespace::Inode;
+use engine::outcome::Outcome;
+
+use super::error::FsError;
+use super::orphans::Orphans;
+use super::ports::{Bodies, Ring, View};
+
+/// One volume, as the processes of this node see it.
+pub struct Fs {
+    pub(super) ring: Arc<dyn Ring>,
+    pub(super) bodies: Arc<dyn Bodies>,
+    pub(super) orphans: Orphans,
+}
+
+/// Called once with an operation's result, on the thread that brought it.
+pub type FsDone<T> = Box<dyn FnOnce(Result<T, FsError>) + Send>;
+
+/// What statfs(2) tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    pub total_bytes: u64,
+    pub available_bytes: u64,
+    /// Inodes in use.
+    pub inodes: u64,
+}
+
+impl Fs {
+    pub fn new(ring: Arc<dyn Ring>, bodies: Arc<dyn Bodies>) -> Arc<Fs> {
+        Arc::new(Fs { ring, bodies, orphans: Orphans::default() })
+    }
+
+    /// An inode number for the next [`Self::make`].
+    ///
+    /// # Errors
+    /// [`FsError::Order`] when this node can't get one.
+    pub fn alloc_ino(&self) -> Result<Ino, FsError> {
+        Ok(self.ring.alloc_ino()?)
+    }
+
+    /// Room on this node, and the volume's inodes.
+    ///
+    /// # Errors
+    /// [`FsError::Tables`].
+    pub fn stats(&self) -> Result<Stats, FsError> {
+        let space = self.bodies.space();
+        Ok(Stats {
+            total_bytes: space.total_bytes,
+            available_bytes: space.available_bytes,
+            inodes: self.ring.view().usage()?.inodes,
+        })
+    }
+
+    /// The record of `ino`, agreed or pinned.
+    ///
+    /// # Errors
+    /// [`FsError::Stale`] when it has none.
+    pub(super) fn record(&self, ino: Ino) -> Result<Inode, FsError> {
+        self.record_in(&self.ring.view(), ino)
+    }
+
+    pub(super) fn record_in(&self, view: &View, ino: Ino) -> Result<Inode, FsError> {
+        if let Some(inode) = self.orphans.get(ino) {
+            return Ok(inode);
+        }
+        if let Some(inode) = view.inode(ino)? {
+            return Ok(inode);
+        }
+        // It may have gone between the two looks.
+        self.orphans.get(ino).ok_or(FsError::Stale(ino))
+    }
+
+    /// Proposes `op`; a refusal is an error.
+    pub(super) fn agree(&self, cred: Cred, op: Op, done: FsDone<Outcome>) {
+        self.ring.propose(
+            cred,
+            op,
+            Box::new(move |result| {
+                done(match result {
+                    Ok(Outcome::Refused(refusal)) => Err(refusal.into()),
+                    Ok(outcome) => Ok(outcome),
+                    Err(e) => Err(e.into()),
+                });
+            }),
+        );
+    }
+
+    /// As [`Self::agree`], for commands whose outcome says nothing more.
+    pub(super) fn agree_done(&self, cred: Cred, op: Op, done: FsDone<()>) {
+        self.agree(cred, op, expect_done(done));
+    }
+}
+
+/// Takes [`Outcome::Done`] only.
+pub(super) fn expect_done(done: FsDone<()>) -> FsDone<Outcome> {
+    Box::new(move |result| {
+        done(match result {
+            Ok(Outcome::Done) => Ok(()),
+            Ok(other) => Err(FsError::Unexpected(other)),
+            Err(e) => Err(e),
+        });
+    })
+}

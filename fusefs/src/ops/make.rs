@@ -1,0 +1,63 @@
+//! Making inodes: mkdir, mknod, symlink, and create, which also opens.
+
+use std::sync::Arc;
+
+use engine::command::{Cred, Kind, Name, Op};
+use engine::ids::Ino;
+use engine::outcome::{Outcome, Refusal};
+
+use super::error::FsError;
+use super::fs::{Fs, FsDone};
+use super::ports::Handle;
+
+/// An inode that is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewInode {
+    pub parent: Ino,
+    pub name: Name,
+    /// From [`Fs::alloc_ino`].
+    pub ino: Ino,
+    /// Permission bits, with the umask's taken off already.
+    pub mode: u32,
+}
+
+impl Fs {
+    /// Makes an inode of any kind.
+    pub fn make(&self, cred: Cred, new: NewInode, kind: Kind, done: FsDone<()>) {
+        let NewInode { parent, name, ino, mode } = new;
+        let op = Op::Make { parent, name, ino, kind, mode: mode & 0o7777, exclusive: true };
+        self.agree(
+            cred,
+            op,
+            Box::new(move |result| {
+                done(match result {
+                    Ok(Outcome::Made { .. }) => Ok(()),
+                    Ok(other) => Err(FsError::Unexpected(other)),
+                    Err(e) => Err(e),
+                });
+            }),
+        );
+    }
+
+    /// open(2) with `O_CREAT` of a name that the kernel takes for absent: makes the file and
+    /// opens it for reading and writing, in one agreement.
+    ///
+    /// When the name was made elsewhere meanwhile, that is an error even without `O_EXCL`: a
+    /// file that the kernel has not looked up has had no permission check. It then looks
+    /// again, and opens ([`FsError::Overtaken`]).
+    pub fn create(
+        self: &Arc<Self>,
+        cred: Cred,
+        new: NewInode,
+        exclusive: bool,
+        done: FsDone<Handle>,
+    ) {
+        let (fs, ino) = (Arc::clone(self), new.ino);
+        let made: FsDone<()> = Box::new(move |result| match result {
+            Ok(()) => fs.open(ino, true, false, done),
+            Err(FsError::Refused(Refusal::Exists)) if !exclusive => done(Err(FsError::Overtaken)),
+            Err(e) => done(Err(e)),
+        });
+        self.make(cred, new, Kind::File, made);
+    }
+}

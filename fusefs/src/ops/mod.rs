@@ -1,0 +1,29 @@
+//! What a POSIX operation means: decisions only, no kernel and no I/O of its own.
+//!
+//! [`Fs`] is the tree as the processes of this node see it. Reads look at what is local to
+//! this node (stages, pinned orphans) above the agreed tables; changes become proposals and
+//! answer through a callback, never by waiting.
+//!
+//! Reading order: [`ports`] (what this needs from the rest), [`Fs`], `attr`, `lookup`, `make`,
+//! `names`, `setattr`, `file`, `token`, `xattr`, `orphans`.
+
+mod attr;
+mod error;
+mod file;
+mod fs;
+mod lookup;
+mod make;
+mod names;
+mod orphans;
+pub mod ports;
+mod setattr;
+mod token;
+mod xattr;
+
+pub use attr::Attr;
+pub use error::FsError;
+pub use file::Written;
+pub use fs::{Fs, FsDone, Stats};
+pub use lookup::{Entry, Listing};
+pub use make::NewInode;
+pub use setattr::{SetTime, Wanted};

@@ -1,0 +1,261 @@
+//! What an operation needs from the rest of the daemon, as traits: the order ([`Ring`]), the
+//! bytes ([`Bodies`]), and who is told when a command was applied ([`OnApplied`]).
+//!
+//! `node/` implements [`Ring`], `body/` implements [`Bodies`]; `kernel/` and `body/` implement
+//! [`OnApplied`]. Every method may be called from any thread. A method with a `done` callback
+//! never blocks its caller for the network or for another operation; it may call `done` before
+//! it returns. `done` is called exactly once, and must itself not block.
+
+use std::sync::Arc;
+
+use engine::command::{Cred, Op};
+use engine::ids::{Gsn, Ino, NodeId};
+use engine::namespace::tables::{Tables, TablesError};
+use engine::namespace::{Inode, Touched};
+use engine::outcome::Outcome;
+use engine::time::Timestamp;
+
+/// Tables behind one pointer, so that a view is one type over RocksDB and over memory.
+#[derive(Clone)]
+pub struct SharedTables(pub Arc<dyn Tables + Send + Sync>);
+
+impl Tables for SharedTables {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, TablesError> {
+        self.0.get(key)
+    }
+
+    fn scan(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), TablesError> {
+        self.0.scan(prefix, from, visit)
+    }
+}
+
+/// The agreed state at one GSN.
+pub type View = engine::namespace::View<SharedTables>;
+
+/// Called once with the result of an operation that may take a while.
+pub type Done<T, E> = Box<dyn FnOnce(Result<T, E>) + Send>;
+
+/// The agreed order of one volume, as this node sees it.
+pub trait Ring: Send + Sync {
+    /// Who this node is.
+    fn me(&self) -> NodeId;
+
+    /// The agreed state as it is now, consistent in itself: later applies don't show in it.
+    /// Shows every command whose `done` was called before.
+    fn view(&self) -> View;
+
+    /// The newest GSN that [`Self::view`] shows.
+    fn applied_gsn(&self) -> Gsn;
+
+    /// An inode number that was never used before.
+    fn alloc_ino(&self) -> Result<Ino, ProposeError>;
+
+    /// This node's clock.
+    fn now(&self) -> Timestamp;
+
+    /// Proposes `op`, with the time of now. `done` runs when it was applied here, after
+    /// every [`OnApplied`] was told; with an error, the operation may still happen later, and
+    /// is then applied with [`Origin::Elsewhere`]. The commands of one thread keep their order.
+    fn propose(&self, cred: Cred, op: Op, done: Done<Outcome, ProposeError>);
+
+    /// Asks `holder` to seal what it wrote to `ino` and to release the write token. `done`
+    /// runs when the holder says so, or with an error when it could not be asked or did not
+    /// answer in time; the caller then takes the token again, which shows what became of it.
+    fn recall(&self, holder: NodeId, ino: Ino, done: Done<(), ProposeError>);
+}
+
+/// Why an operation has no outcome.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ProposeError {
+    #[error("no majority of the ring answered within {waited_ms} ms")]
+    NoQuorum { waited_ms: u64 },
+    #[error("this node is stopping")]
+    Stopping,
+    #[error("this node cut itself off from its order: {0}")]
+    Broken(String),
+}
+
+/// Told about every applied command, in GSN order, on the apply thread, after the tables show
+/// it and before its proposer's `done`. Must be quick and must not call [`Ring::propose`].
+/// The applier tells `body/` before `kernel/`.
+pub trait OnApplied: Send + Sync {
+    fn applied(&self, gsn: Gsn, touched: &[Touched], origin: Origin);
+}
+
+/// Where a command came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A caller on this node waits for it: its `done` comes next. The kernel of this node
+    /// therefore knows about the change by itself.
+    Caller,
+    /// This node's daemon for itself: a seal of what was written here, a token, a watermark.
+    /// The kernel's pages are what was published or newer; its attributes may be old.
+    Daemon,
+    /// Another node, an earlier start of this node, or a caller that was already answered
+    /// with an error.
+    Elsewhere,
+}
+
+/// An open file. Made by [`Bodies::open`], ended by [`Bodies::release`]; never 0, never reused
+/// within one start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Handle(pub u64);
+
+/// The bytes of files on this node: sealed bodies, wherever they lie, below stages that are
+/// being written here.
+///
+/// A *stage* exists from the first change (write, truncate, fallocate, `open` with `truncate`)
+/// until its `Publish` was applied here; while it does, the stage decides size, mtime and
+/// bytes on this node, and [`Self::local_attr`] answers. Only the node with the write token
+/// stages an inode: each changing call returns [`BodyError::NeedsToken`] when
+/// the token is not here (never held, or recalled since); the caller then has
+/// `Op::TakeToken` agreed and calls again. A node whose `Make` created a file has its token.
+/// `NeedsToken` always comes before the call returns, so that the caller still has its data.
+///
+/// After [`Touched::Gone`] the body (stage or sealed) of the inode stays for the handles open
+/// at that time, readable and writable locally without a token and never published; it goes
+/// with the last handle's release. Without handles it goes at once; an `open` of it after that
+/// (its `inode` then has `nlink` 0) starts again from `inode.body`, or empty.
+pub trait Bodies: Send + Sync {
+    /// Opens the body of `ino`. `inode` is its agreed (or, after `Gone`, pinned) record as
+    /// read just now. With `truncate` the file is empty afterwards (a new stage, unless it
+    /// was empty and not staged before).
+    ///
+    /// # Errors
+    /// [`BodyError::NeedsToken`] for `write` or `truncate` without the token.
+    fn open(
+        &self,
+        ino: Ino,
+        inode: &Inode,
+        write: bool,
+        truncate: bool,
+    ) -> Result<Handle, BodyError>;
+
+    /// Reads up to `len` bytes at `offset`; fewer only at the end of the file. The bytes are
+    /// of one version. Fetches what is not here; `done` fails with [`BodyError::Unreachable`]
+    /// after the fetch timeout.
+    fn read(&self, handle: Handle, offset: u64, len: u32, done: ReadDone);
+
+    /// Writes all of `data` at `offset` (at the end of the file with `append`, decided here
+    /// under the stage's lock) and gives the bytes written. Done before it returns unless old
+    /// bytes of the file must be fetched first.
+    fn write(
+        &self,
+        handle: Handle,
+        offset: u64,
+        data: &[u8],
+        append: bool,
+        done: Done<u32, BodyError>,
+    );
+
+    /// Makes the file `size` bytes long, through its stage. Gives false, with nothing done,
+    /// when there is no stage (and `ino` is not gone): the caller then proposes
+    /// `Op::SetAttr { size }`. A stage whose `Publish` is on its way counts as a stage.
+    fn truncate(&self, ino: Ino, size: u64, done: Done<bool, BodyError>);
+
+    /// Sets the mtime that the stage will publish, and its ctime to now. Gives false, with nothing done, when there
+    /// is no stage or its `Publish` is on its way already: the caller then proposes
+    /// `Op::SetAttr { mtime }`, which is agreed after it.
+    fn set_mtime(&self, ino: Ino, mtime: Timestamp) -> bool;
+
+    /// fallocate(2). `mode` is its flags (`FALLOC_FL_*`); unknown ones are
+    /// [`BodyError::Unsupported`].
+    fn fallocate(
+        &self,
+        handle: Handle,
+        offset: u64,
+        len: u64,
+        mode: u32,
+        done: Done<(), BodyError>,
+    );
+
+    /// Makes the bytes and, unless `data_only`, size and times durable as the file's
+    /// durability rule says. Also without a handle's own writes: it is the file's.
+    fn fsync(&self, ino: Ino, data_only: bool, done: Done<(), BodyError>);
+
+    /// A file descriptor of `handle` was closed (close(2) waits for this). Reports errors of
+    /// earlier background writes of this file once.
+    fn flush(&self, handle: Handle, done: Done<(), BodyError>);
+
+    /// The last use of `handle` (mappings too) is over. The seal follows in the background.
+    fn release(&self, handle: Handle);
+
+    /// lseek(2) with SEEK_DATA (`hole` false) or SEEK_HOLE.
+    ///
+    /// # Errors
+    /// [`BodyError::NoData`] beyond the last data, or at or beyond the end.
+    fn seek(&self, handle: Handle, offset: u64, hole: bool) -> Result<u64, BodyError>;
+
+    /// Size and times while a stage is newer than the agreed inode, or the orphan's.
+    fn local_attr(&self, ino: Ino) -> Option<LocalAttr>;
+
+    /// Where the bytes are, for people (`user.fusion.zones`, `user.fusion.state`).
+    fn residence(&self, ino: Ino, inode: &Inode) -> Residence;
+
+    /// Room for bodies on this node.
+    fn space(&self) -> Space;
+}
+
+/// Gets the bytes of a read; they are copied to the kernel before it returns.
+pub type ReadDone = Box<dyn FnOnce(Result<&[u8], BodyError>) + Send>;
+
+/// What a stage says about its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalAttr {
+    /// Bytes.
+    pub size: u64,
+    /// Allocated, in units of 512 bytes.
+    pub blocks: u64,
+    pub mtime: Timestamp,
+    /// The file's ctime is the later of this and the agreed one.
+    pub ctime: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Residence {
+    /// Names of the zones that hold the current version, sorted.
+    pub zones: Vec<String>,
+    /// One word: `empty`, `inline`, `staged`, `held`, `arriving`, `remote`.
+    pub state: &'static str,
+}
+
+/// Bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    pub total_bytes: u64,
+    /// Free, less the reserve that keeps the log writable.
+    pub available_bytes: u64,
+}
+
+/// Why bytes could not be read or written.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("this node does not hold the write token of {0}")]
+    NeedsToken(Ino),
+    #[error("no holder of the bytes could be reached within {waited_ms} ms")]
+    Unreachable { waited_ms: u64 },
+    #[error("no space left on this node for bodies")]
+    NoSpace,
+    #[error("the file would be too large")]
+    TooLarge,
+    #[error("no data from there on")]
+    NoData,
+    #[error("not supported for this file")]
+    Unsupported,
+    #[error("the arguments make no sense")]
+    Invalid,
+    /// The handle is not open, or not open for this use.
+    #[error("bad file handle")]
+    BadHandle,
+    #[error("local storage failed: {0}")]
+    Storage(String),
+    #[error("the local bytes are damaged and no other copy answered: {0}")]
+    Damaged(String),
+    #[error(transparent)]
+    Order(#[from] ProposeError),
+}

@@ -1,0 +1,118 @@
+//! Setting attributes: chmod, chown, utimens, truncate.
+//!
+//! Size and mtime of a file that is being written here go to its stage, which publishes them
+//! with the bytes; everything else is agreed at once. An orphan's are set on its pinned copy.
+
+use std::sync::Arc;
+
+use engine::command::{Cred, Op, SetAttr};
+use engine::ids::Ino;
+use engine::namespace::Inode;
+use engine::outcome::Refusal;
+use engine::time::Timestamp;
+
+use super::error::FsError;
+use super::file::body_done;
+use super::fs::{Fs, FsDone, expect_done};
+use super::token::{Attempt, Patience};
+
+/// What to set; `None` leaves it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Permission bits 07777.
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    /// Bytes.
+    pub size: Option<u64>,
+    pub atime: Option<SetTime>,
+    pub mtime: Option<SetTime>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetTime {
+    Now,
+    At(Timestamp),
+}
+
+impl Fs {
+    pub fn set_attr(self: &Arc<Self>, cred: Cred, ino: Ino, wanted: Wanted, done: FsDone<()>) {
+        let now = self.ring.now();
+        let time = |wanted: Option<SetTime>| {
+            wanted.map(|wanted| match wanted {
+                SetTime::Now => now,
+                SetTime::At(time) => time,
+            })
+        };
+        let set = SetAttr {
+            mode: wanted.mode.map(|mode| mode & 0o7777),
+            uid: wanted.uid,
+            gid: wanted.gid,
+            size: wanted.size,
+            atime: time(wanted.atime),
+            mtime: time(wanted.mtime),
+        };
+        let Some(size) = set.size else {
+            return self.set_rest(cred, ino, set, done);
+        };
+        match self.record(ino) {
+            Ok(inode) if inode.is_file() => {}
+            Ok(inode) if inode.is_directory() => return done(Err(FsError::IsDirectory(ino))),
+            Ok(_) => return done(Err(FsError::Invalid)),
+            Err(e) => return done(Err(e)),
+        }
+        let attempt: Attempt<bool> =
+            Arc::new(move |fs, done| fs.bodies.truncate(ino, size, body_done(done)));
+        let fs = Arc::clone(self);
+        let truncated: FsDone<bool> = Box::new(move |result| match result {
+            Ok(true) => fs.set_rest(cred, ino, SetAttr { size: None, ..set }, done),
+            Ok(false) => fs.set_rest(cred, ino, set, done),
+            Err(e) => done(Err(e)),
+        });
+        self.with_token(ino, Patience::new(), attempt, truncated);
+    }
+
+    /// Sets what the stage has not taken already.
+    fn set_rest(self: &Arc<Self>, cred: Cred, ino: Ino, mut set: SetAttr, done: FsDone<()>) {
+        if self.set_pinned(ino, &set) {
+            return done(Ok(()));
+        }
+        // With a size, the agreed command sets both together.
+        if let (None, Some(mtime)) = (set.size, set.mtime)
+            && self.bodies.set_mtime(ino, mtime)
+        {
+            set.mtime = None;
+        }
+        if set == SetAttr::default() {
+            return done(Ok(()));
+        }
+        let op = Op::SetAttr { ino, set };
+        let fs = Arc::clone(self);
+        let agreed: FsDone<()> = Box::new(move |result| match result {
+            // It lost its last name meanwhile.
+            Err(FsError::Refused(Refusal::NotFound)) if fs.set_pinned(ino, &set) => done(Ok(())),
+            result => done(result),
+        });
+        self.agree_recalling(cred, ino, op, Patience::new(), expect_done(agreed));
+    }
+
+    /// Sets attributes of an orphan; false when `ino` is none.
+    fn set_pinned(&self, ino: Ino, set: &SetAttr) -> bool {
+        let now = self.ring.now();
+        let pinned = self.orphans.change(ino, |inode| set_orphan(inode, set, now)).is_some();
+        if let (true, Some(mtime)) = (pinned, set.mtime) {
+            self.bodies.set_mtime(ino, mtime);
+        }
+        pinned
+    }
+}
+
+fn set_orphan(inode: &mut Inode, set: &SetAttr, now: Timestamp) {
+    let SetAttr { mode, uid, gid, size: _, atime, mtime } = *set;
+    inode.mode = mode.unwrap_or(inode.mode);
+    inode.uid = uid.unwrap_or(inode.uid);
+    inode.gid = gid.unwrap_or(inode.gid);
+    inode.atime = atime.unwrap_or(inode.atime);
+    inode.mtime = mtime.unwrap_or(inode.mtime);
+    inode.ctime = now;
+}

@@ -1,0 +1,124 @@
+//! The write token: a body has one writing node at a time.
+//!
+//! `body/` says when the token is missing; then it is taken by an agreement. Where another
+//! node holds it, that node is asked to seal and hand over, and the agreement is tried again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::command::{Cred, Op};
+use engine::ids::{Ino, NodeId};
+use engine::outcome::{Outcome, Refusal};
+
+use super::error::FsError;
+use super::fs::{Fs, FsDone, expect_done};
+use super::ports::BodyError;
+
+/// How long one call goes on asking for a token that other nodes keep taking back.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    began: Instant,
+    attempts_left: u32,
+}
+
+impl Patience {
+    pub(super) fn new() -> Patience {
+        Patience { began: Instant::now(), attempts_left: ATTEMPTS_MAX }
+    }
+
+    /// Counts one more attempt; `None` when there were enough.
+    fn again(mut self) -> Option<Patience> {
+        self.attempts_left = self.attempts_left.checked_sub(1)?;
+        (self.began.elapsed() < WAIT_MAX).then_some(self)
+    }
+
+    fn kept_by(self, holder: NodeId) -> FsError {
+        FsError::TokenKept { holder, waited_ms: self.began.elapsed().as_millis() as u64 }
+    }
+}
+
+/// An attempt that can be repeated.
+pub(super) type Attempt<T> = Arc<dyn Fn(&Arc<Fs>, FsDone<T>) + Send + Sync>;
+
+impl Fs {
+    /// Runs `attempt`. While that fails for want of the write token of `ino`, takes the token
+    /// and runs it again.
+    pub(super) fn with_token<T: Send + 'static>(
+        self: &Arc<Self>,
+        ino: Ino,
+        patience: Patience,
+        attempt: Attempt<T>,
+        done: FsDone<T>,
+    ) {
+        let fs = Arc::clone(self);
+        let repeat = Arc::clone(&attempt);
+        attempt(
+            self,
+            Box::new(move |result| match (result, patience.again()) {
+                (Err(FsError::Body(BodyError::NeedsToken(_))), Some(patience)) => {
+                    fs.clone().token_then(ino, patience, repeat, done);
+                }
+                (result, _) => done(result),
+            }),
+        );
+    }
+
+    /// Takes the token of `ino`, then goes on as [`Self::with_token`].
+    pub(super) fn token_then<T: Send + 'static>(
+        self: &Arc<Self>,
+        ino: Ino,
+        patience: Patience,
+        attempt: Attempt<T>,
+        done: FsDone<T>,
+    ) {
+        let fs = Arc::clone(self);
+        let op = Op::TakeToken { ino, node: self.ring.me() };
+        let taken: FsDone<()> = Box::new(move |result| match result {
+            Ok(()) => fs.with_token(ino, patience, attempt, done),
+            // It lost its last name, and needs no token any more.
+            Err(FsError::Refused(Refusal::NotFound)) if fs.orphans.get(ino).is_some() => {
+                fs.with_token(ino, patience, attempt, done);
+            }
+            Err(e) => done(Err(e)),
+        });
+        self.agree_recalling(Cred::SYSTEM, ino, op, patience, expect_done(taken));
+    }
+
+    /// Has `op` on `ino` agreed; while another node's write token stands against it, recalls
+    /// that and tries again.
+    pub(super) fn agree_recalling(
+        self: &Arc<Self>,
+        cred: Cred,
+        ino: Ino,
+        op: Op,
+        patience: Patience,
+        done: FsDone<Outcome>,
+    ) {
+        let fs = Arc::clone(self);
+        let repeat = op.clone();
+        self.agree(
+            cred,
+            op,
+            Box::new(move |result| {
+                let Err(FsError::Refused(Refusal::TokenHeld(holder))) = result else {
+                    return done(result);
+                };
+                let Some(patience) = patience.again() else {
+                    return done(Err(patience.kept_by(holder)));
+                };
+                let ring = Arc::clone(&fs.ring);
+                let recalled = Box::new(move |result| match result {
+                    Ok(()) => fs.agree_recalling(cred, ino, repeat, patience, done),
+                    Err(e) => done(Err(FsError::Order(e))),
+                });
+                ring.recall(holder, ino, recalled);
+            }),
+        );
+    }
+}
+
+/// As long as a mount waits for a slow holder to seal; longer than a seal of what is written
+/// within the age limit takes over a slow link.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Each attempt asks a holder, so more of them only help where several nodes take turns.
+const ATTEMPTS_MAX: u32 = 64;

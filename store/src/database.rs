@@ -1,0 +1,299 @@
+//! The one RocksDB of a store: its families, its options, its syncs, and its poison.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use engine::ids::{Gsn, VolumeId};
+use parking_lot::RwLock;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRawIterator,
+    DBRecoveryMode, ReadOptions, SliceTransform, WriteBatch, WriteOptions,
+};
+
+use crate::layout::Layout;
+use crate::schema;
+use crate::sync_gate::SyncGate;
+use crate::synced::SyncedMark;
+use crate::{Options, StoreError};
+
+/// Column families. All share one write-ahead log, so one fsync covers a batch over any of
+/// them, and what survives power loss is a prefix of all writes together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Accepted entries, promised ballots, started lanes.
+    Log,
+    /// GSN → agreement.
+    Order,
+    /// The agreed tables and where they stand.
+    Tables,
+    /// This node's own: index of bodies, stages, parts, and what other code keeps.
+    Local,
+    /// Identity and boot counter.
+    Meta,
+}
+
+impl Family {
+    const ALL: [Family; 5] =
+        [Family::Log, Family::Order, Family::Tables, Family::Local, Family::Meta];
+
+    fn name(self) -> &'static str {
+        match self {
+            Family::Log => "log",
+            Family::Order => "order",
+            Family::Tables => "tables",
+            Family::Local => "local",
+            Family::Meta => "meta",
+        }
+    }
+}
+
+/// Keys of the tables begin `| volume u32 | generation u8 | table u8 | inode u64 |`: a scan
+/// within one directory can skip files whose filter does not know this prefix.
+const TABLES_FILTER_PREFIX_BYTES: usize = 14;
+
+/// 10 bits per key: one false answer in a hundred, the usual choice.
+const FILTER_BITS_PER_KEY: f64 = 10.0;
+
+/// Bounds the log that a restart replays, and the memory that waits to be flushed for it.
+const WAL_BYTES_MAX: u64 = 256 << 20;
+
+/// The live state of a volume's tables.
+#[derive(Clone, Copy, Debug)]
+pub struct VolumeState {
+    pub generation: u8,
+    pub gsn: Gsn,
+}
+
+pub struct Database {
+    db: DB,
+    gate: SyncGate,
+    synced: SyncedMark,
+    poison: OnceLock<String>,
+    /// What the volume records say, kept here because every read needs the generation.
+    pub volumes: RwLock<BTreeMap<VolumeId, VolumeState>>,
+    // After `db`, so that the lock is released when the database is closed.
+    _lock: File,
+}
+
+impl Database {
+    /// Opens the database, or makes a new one where there is none and `new` is set.
+    pub fn open(
+        layout: &Layout,
+        options: &Options,
+        new: bool,
+        lock: File,
+    ) -> Result<Database, StoreError> {
+        let synced = if new {
+            SyncedMark::create(&layout.synced_file())?
+        } else {
+            SyncedMark::open(&layout.synced_file())?
+        };
+        let cache = Cache::new_lru_cache(options.block_cache_bytes);
+        let families = Family::ALL.map(|family| {
+            ColumnFamilyDescriptor::new(family.name(), family_options(family, options, &cache))
+        });
+        let db = DB::open_cf_descriptors(&database_options(options, new), layout.db(), families)
+            .map_err(|error| match error.kind() {
+                rocksdb::ErrorKind::Corruption | rocksdb::ErrorKind::InvalidArgument => {
+                    StoreError::damaged("the database", error)
+                }
+                _ => StoreError::Database { doing: "be opened", source: error },
+            })?;
+
+        let (recovered, wanted) = (db.latest_sequence_number(), synced.sequence());
+        if recovered < wanted {
+            return Err(StoreError::damaged(
+                "the database's write-ahead log",
+                format!("it was durable up to write {wanted}, but reads only up to {recovered}"),
+            ));
+        }
+        Ok(Database {
+            db,
+            gate: SyncGate::default(),
+            synced,
+            poison: OnceLock::new(),
+            volumes: RwLock::default(),
+            _lock: lock,
+        })
+    }
+
+    pub fn raw(&self) -> &DB {
+        &self.db
+    }
+
+    pub fn family(&self, family: Family) -> &ColumnFamily {
+        self.db.cf_handle(family.name()).expect("open creates every family")
+    }
+
+    /// Why the store stopped, if it did.
+    pub fn poisoned(&self) -> Option<&str> {
+        self.poison.get().map(String::as_str)
+    }
+
+    /// Stops the store: after a failed write or fsync nobody knows what the disk holds (the
+    /// kernel drops pages that it could not write), so nothing here is believed any more.
+    pub fn poison(&self, error: StoreError) -> StoreError {
+        let reason = error.chain();
+        tracing::error!(%reason, "the store stops");
+        // A second failure adds nothing to the first.
+        let _ = self.poison.set(reason);
+        error
+    }
+
+    pub fn check(&self) -> Result<(), StoreError> {
+        match self.poison.get() {
+            Some(reason) => Err(StoreError::Poisoned { reason: reason.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes a batch: all or nothing after a crash, but not durable before [`Self::sync`].
+    /// The bytes are with the kernel when this returns, so they survive the death of the
+    /// process.
+    pub fn write(&self, batch: WriteBatch) -> Result<(), StoreError> {
+        self.check()?;
+        let mut how = WriteOptions::default();
+        how.set_sync(false);
+        self.db.write_opt(batch, &how).map_err(|source| {
+            self.poison(StoreError::Database { doing: "write", source })
+        })
+    }
+
+    /// Makes everything written before the call durable.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.gate.pass(|| {
+            self.check()?;
+            // Read before the sync: what is written meanwhile may be covered or not.
+            let sequence = self.db.latest_sequence_number();
+            self.db.flush_wal(true).map_err(|source| {
+                self.poison(StoreError::Database { doing: "sync its log", source })
+            })?;
+            self.synced.advance(sequence).map_err(|error| self.poison(error))
+        })
+    }
+
+    pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.check()?;
+        self.db
+            .get_cf(self.family(family), key)
+            .map_err(|source| StoreError::reading("read", source))
+    }
+
+    /// Visits the keys that start with `prefix`, ascending from `from` on, until `visit`
+    /// returns false or fails.
+    pub fn scan(
+        &self,
+        family: Family,
+        prefix: &[u8],
+        from: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        self.check()?;
+        let options = scan_options(family, prefix, ReadOptions::default());
+        let rows = self.db.raw_iterator_cf_opt(self.family(family), options);
+        visit_rows(rows, prefix, from, visit)
+    }
+
+    /// The last key that starts with `prefix`.
+    pub fn last_key(&self, family: Family, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.check()?;
+        let mut options = scan_options(family, prefix, ReadOptions::default());
+        options.set_total_order_seek(true);
+        let mut rows = self.db.raw_iterator_cf_opt(self.family(family), options);
+        rows.seek_to_last();
+        let key = rows.key().filter(|key| key.starts_with(prefix)).map(<[u8]>::to_vec);
+        rows.status().map_err(|source| StoreError::reading("read", source))?;
+        Ok(key)
+    }
+
+    /// Deletes every key that starts with `prefix`, as part of `batch`.
+    pub fn delete_prefix(&self, batch: &mut WriteBatch, family: Family, prefix: &[u8]) {
+        let end = schema::successor(prefix).expect("no prefix of ours is all 0xff");
+        batch.delete_range_cf(self.family(family), prefix, &end);
+    }
+
+    /// A consistent copy by hard links.
+    pub fn checkpoint(&self, path: &Path) -> Result<(), StoreError> {
+        self.check()?;
+        let make = || rocksdb::checkpoint::Checkpoint::new(&self.db)?.create_checkpoint(path);
+        make().map_err(|source| StoreError::Database { doing: "make a checkpoint", source })
+    }
+}
+
+/// Read options for keys that start with `prefix`.
+pub fn scan_options(family: Family, prefix: &[u8], mut options: ReadOptions) -> ReadOptions {
+    if let Some(end) = schema::successor(prefix) {
+        options.set_iterate_upper_bound(end);
+    }
+    // RocksDB's filter on prefixes is right only for a seek within one such prefix.
+    let within_one = family == Family::Tables && prefix.len() >= TABLES_FILTER_PREFIX_BYTES;
+    options.set_total_order_seek(!within_one);
+    options.set_prefix_same_as_start(within_one);
+    options
+}
+
+/// Walks an iterator that was made with [`scan_options`] for the same prefix.
+pub fn visit_rows(
+    mut rows: DBRawIterator<'_>,
+    prefix: &[u8],
+    from: &[u8],
+    visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+) -> Result<(), StoreError> {
+    rows.seek(if from > prefix { from } else { prefix });
+    while let Some((key, value)) = rows.item() {
+        if !key.starts_with(prefix) || !visit(key, value)? {
+            return Ok(());
+        }
+        rows.next();
+    }
+    rows.status().map_err(|source| StoreError::reading("read", source))
+}
+
+fn database_options(options: &Options, new: bool) -> rocksdb::Options {
+    let mut db = rocksdb::Options::default();
+    db.create_if_missing(new);
+    db.create_missing_column_families(new);
+    db.set_paranoid_checks(true);
+    // Not TolerateCorruptedTailRecords: the kernel may write the pages of an unsynced tail in
+    // any order, so power loss can leave a hole with whole records behind it, which that mode
+    // refuses to open. Damage before the synced point is found by `SyncedMark`.
+    db.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    // A log file that was synced and is now missing or short is an error.
+    db.set_track_and_verify_wals_in_manifest(true);
+    // Each write goes to the kernel at once: what was applied survives kill -9.
+    db.set_manual_wal_flush(false);
+    db.set_max_total_wal_size(WAL_BYTES_MAX);
+    db.set_db_write_buffer_size(options.write_buffer_bytes);
+    db.set_max_background_jobs(2);
+    db.set_max_open_files(512);
+    // Writes a flush or compaction out steadily, so that it does not delay the log's fsync.
+    db.set_bytes_per_sync(1 << 20);
+    db.set_log_level(rocksdb::LogLevel::Warn);
+    db.set_max_log_file_size(8 << 20);
+    db.set_keep_log_file_num(4);
+    db
+}
+
+fn family_options(family: Family, options: &Options, cache: &Cache) -> rocksdb::Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(cache);
+    blocks.set_bloom_filter(FILTER_BITS_PER_KEY, false);
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+
+    let mut cf = rocksdb::Options::default();
+    cf.set_compression_type(rocksdb::DBCompressionType::Lz4);
+    cf.set_write_buffer_size(options.write_buffer_bytes / 4);
+    cf.set_max_write_buffer_number(3);
+    if family == Family::Tables {
+        cf.set_prefix_extractor(SliceTransform::create_fixed_prefix(TABLES_FILTER_PREFIX_BYTES));
+        // Lookups of names and inodes mostly have no scan to help: keep whole keys too.
+        blocks.set_whole_key_filtering(true);
+        cf.set_memtable_prefix_bloom_ratio(0.05);
+        cf.set_memtable_whole_key_filtering(true);
+    }
+    cf.set_block_based_table_factory(&blocks);
+    cf
+}

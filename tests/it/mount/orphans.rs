@@ -1,0 +1,81 @@
+//! Files that lose their last name while they are open.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use super::{Rig, errno, eventually};
+
+fn open(rig: &Rig, name: &str) -> File {
+    OpenOptions::new().read(true).write(true).open(rig.at(name)).unwrap()
+}
+
+/// An open file without a name does everything that one with a name does.
+fn works(mut file: File) {
+    file.seek(SeekFrom::End(0)).unwrap();
+    file.write_all(b" and more").unwrap();
+    file.seek(SeekFrom::Start(0)).unwrap();
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "text and more");
+    file.set_len(4).unwrap();
+    file.set_permissions(Permissions::from_mode(0o640)).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    file.sync_all().unwrap();
+    let meta = file.metadata().unwrap();
+    assert_eq!((meta.nlink(), meta.len(), meta.mode() & 0o7777, meta.mtime()), (0, 4, 0o640, 0));
+}
+
+#[test]
+fn an_open_file_outlives_its_unlink_here() {
+    let Some(rig) = Rig::new() else { return };
+    fs::write(rig.at("f"), "text").unwrap();
+    let file = open(&rig, "f");
+    fs::remove_file(rig.at("f")).unwrap();
+    assert_eq!(errno(fs::metadata(rig.at("f"))), libc::ENOENT);
+    works(file);
+    eventually("the pin ends", || rig.fs.pinned() == 0);
+}
+
+#[test]
+fn an_open_file_outlives_its_unlink_elsewhere() {
+    let Some(rig) = Rig::new() else { return };
+    fs::write(rig.at("f"), "text").unwrap();
+    let file = open(&rig, "f");
+    rig.unlink_elsewhere("f");
+    eventually("the name goes", || errno(fs::metadata(rig.at("f"))) == libc::ENOENT);
+    eventually("the link count follows", || file.metadata().unwrap().nlink() == 0);
+    works(file);
+    eventually("the pin ends", || rig.fs.pinned() == 0);
+}
+
+#[test]
+fn an_open_file_outlives_being_renamed_over() {
+    let Some(rig) = Rig::new() else { return };
+    fs::write(rig.at("old"), "text").unwrap();
+    fs::write(rig.at("new"), "another").unwrap();
+    let file = open(&rig, "old");
+    fs::rename(rig.at("new"), rig.at("old")).unwrap();
+    works(file);
+    assert_eq!(super::read(&rig.at("old")), "another");
+}
+
+#[test]
+fn a_working_directory_outlives_its_rmdir() {
+    let Some(rig) = Rig::new() else { return };
+    fs::create_dir(rig.at("d")).unwrap();
+    let dir = File::open(rig.at("d")).unwrap();
+    fs::remove_dir(rig.at("d")).unwrap();
+    assert_eq!(dir.metadata().unwrap().nlink(), 0);
+    let made = rustix::fs::mkdirat(&dir, "e", 0o777.into());
+    assert_eq!(made, Err(rustix::io::Errno::NOENT));
+    assert!(rustix::fs::Dir::read_from(&dir).unwrap().next().is_none());
+}
+
+#[test]
+fn temporary_files_without_a_name_are_refused() {
+    let Some(rig) = Rig::new() else { return };
+    use rustix::fs::{Mode, OFlags};
+    let opened = rustix::fs::open(&rig.path, OFlags::TMPFILE | OFlags::RDWR, Mode::RUSR);
+    assert_eq!(opened.err(), Some(rustix::io::Errno::OPNOTSUPP));
+}

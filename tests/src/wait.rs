@@ -1,0 +1,33 @@
+//! Waiting for conditions, never for a time to pass.
+
+use std::time::{Duration, Instant};
+
+/// Long enough for a loaded machine of two cores; a test that holds never waits so long.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Looks until `look` gives something, and returns it with the time that it took.
+///
+/// # Panics
+/// After [`PATIENCE`], naming `what`.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> (T, Duration) {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return (found, start.elapsed());
+        }
+        assert!(start.elapsed() < PATIENCE, "waited {} s in vain: {what}", PATIENCE.as_secs());
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Looks until `holds` is true, and returns the time that it took.
+///
+/// # Panics
+/// After [`PATIENCE`], naming `what`.
+#[track_caller]
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
+    wait_for(what, || holds().then_some(())).1
+}

@@ -16,8 +16,7 @@ use rocksdb::WriteBatch;
 
 use crate::database::{Database, Family, VolumeState};
 use crate::schema::{
-    InstallRecord, install_record_key, other_generation, seal, tables_prefix, unseal,
-    volume_prefix,
+    InstallRecord, install_record_key, other_generation, seal, tables_prefix, unseal, volume_prefix,
 };
 use crate::tables::{SnapshotTables, delete_other_generation, put_volume_record};
 use crate::{Store, StoreError};

@@ -66,6 +66,9 @@ pub struct VolumeState {
     pub gsn: Gsn,
 }
 
+/// Sees a key and its value; says whether it wants more.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError> + 'a;
+
 pub struct Database {
     db: DB,
     gate: SyncGate,
@@ -156,9 +159,9 @@ impl Database {
         self.check()?;
         let mut how = WriteOptions::default();
         how.set_sync(false);
-        self.db.write_opt(batch, &how).map_err(|source| {
-            self.poison(StoreError::Database { doing: "write", source })
-        })
+        self.db
+            .write_opt(batch, &how)
+            .map_err(|source| self.poison(StoreError::Database { doing: "write", source }))
     }
 
     /// Makes everything written before the call durable.
@@ -188,7 +191,7 @@ impl Database {
         family: Family,
         prefix: &[u8],
         from: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), StoreError> {
         self.check()?;
         let options = scan_options(family, prefix, ReadOptions::default());
@@ -239,7 +242,7 @@ pub fn visit_rows(
     mut rows: DBRawIterator<'_>,
     prefix: &[u8],
     from: &[u8],
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+    visit: &mut Visit<'_>,
 ) -> Result<(), StoreError> {
     rows.seek(if from > prefix { from } else { prefix });
     while let Some((key, value)) = rows.item() {

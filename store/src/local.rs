@@ -58,9 +58,8 @@ impl Store {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StoreError> {
         let prefix = owned(prefix);
-        self.db().scan(Family::Local, &prefix, &prefix, &mut |key, value| {
-            Ok(visit(&key[1..], value))
-        })
+        self.db()
+            .scan(Family::Local, &prefix, &prefix, &mut |key, value| Ok(visit(&key[1..], value)))
     }
 
     /// Writes the batch: all of it or nothing after a crash. Durable when it returns if

@@ -14,6 +14,7 @@
 //! `| magic "FUSSYNC1" | count u64 le | sequence u64 le | crc32c u32 le |`.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -58,11 +59,12 @@ impl SyncedMark {
 
     /// Opens the file of an existing store.
     pub fn open(path: &Path) -> Result<SyncedMark, StoreError> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(StoreError::io("open", path))?;
+        let file = match File::options().read(true).write(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(StoreError::damaged(path.display().to_string(), "it is missing"));
+            }
+            other => other.map_err(StoreError::io("open", path))?,
+        };
         let slot = [0, SLOT_STRIDE_BYTES]
             .into_iter()
             .filter_map(|offset| {

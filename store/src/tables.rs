@@ -7,10 +7,10 @@ use engine::ids::VolumeId;
 use engine::namespace::tables::{Changes, Tables, TablesError};
 use rocksdb::{DB, ReadOptions, Snapshot, WriteBatch};
 
-use crate::database::{Database, Family, VolumeState, scan_options, visit_rows};
+use crate::database::{Database, Family, Visit, VolumeState, scan_options, visit_rows};
 use crate::schema::{
-    VolumeRecord, install_record_key, order_key, other_generation, seal, seal_order, tables_prefix, unseal,
-    volume_record_key,
+    VolumeRecord, install_record_key, order_key, other_generation, seal, seal_order, tables_prefix,
+    unseal, volume_record_key,
 };
 use crate::{Store, StoreError};
 
@@ -54,6 +54,7 @@ impl Store {
 
     /// Takes over what applying `order` changed, and where the order stands after it, as one
     /// batch: after a crash all of it is there, or none. Not durable before [`Store::sync`].
+    /// One thread applies to a volume, and installs its checkpoints.
     ///
     /// # Panics
     /// If `order` does not follow what was applied before, without gaps, up to `header.gsn`.
@@ -157,12 +158,7 @@ pub fn put_volume_record(
 }
 
 /// Deletes the keys of the generation that is not live.
-pub fn delete_other_generation(
-    db: &Database,
-    batch: &mut WriteBatch,
-    volume: VolumeId,
-    live: u8,
-) {
+pub fn delete_other_generation(db: &Database, batch: &mut WriteBatch, volume: VolumeId, live: u8) {
     db.delete_prefix(batch, Family::Tables, &tables_prefix(volume, other_generation(live)));
 }
 
@@ -248,7 +244,7 @@ impl SnapshotTables {
         &self,
         prefix: &[u8],
         from: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), StoreError> {
         let head = self.prefix();
         let (prefix, from) = ([&head, prefix].concat(), [&head, from].concat());
@@ -295,12 +291,7 @@ impl HeldSnapshot {
         self.snapshot.get_cf(self.db.family(Family::Tables), key)
     }
 
-    fn scan(
-        &self,
-        prefix: &[u8],
-        from: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, prefix: &[u8], from: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let options = scan_options(Family::Tables, prefix, ReadOptions::default());
         let family = self.db.family(Family::Tables);
         visit_rows(self.snapshot.raw_iterator_cf_opt(family, options), prefix, from, visit)

@@ -122,10 +122,13 @@ fn small_bodies_are_packed_and_stay() {
         store = reopen(store);
     }
     let mut listed = Vec::new();
-    store.bodies().scan(&mut |info| {
-        listed.push(info.id);
-        true
-    }).unwrap();
+    store
+        .bodies()
+        .scan(&mut |info| {
+            listed.push(info.id);
+            true
+        })
+        .unwrap();
     let mut expected: Vec<_> = all.iter().map(|body| body.id).collect();
     expected.sort();
     assert_eq!(listed, expected);
@@ -166,7 +169,7 @@ fn records_behind_the_durable_end_are_taken_over_and_a_torn_one_is_cut_off() {
     let dir = tempfile::tempdir().unwrap();
     let store = create(dir.path());
     let (first, second, third) = (small(1, 5000), small(2, 6000), small(3, 7000));
-    store.bodies().put_small(&[first.clone()]).unwrap();
+    store.bodies().put_small(std::slice::from_ref(&first)).unwrap();
     let end = fs::metadata(pack_file(&store)).unwrap().len();
     // Another store's pack has the records that this one "lost" the index of.
     let other = create(&dir.path().join("other"));
@@ -182,7 +185,7 @@ fn records_behind_the_durable_end_are_taken_over_and_a_torn_one_is_cut_off() {
     check_body(&store, second.id, &second.bytes, &second.manifest);
     assert!(!store.bodies().has(third.id).unwrap());
     // What comes next lies where the torn record was.
-    store.bodies().put_small(&[third.clone()]).unwrap();
+    store.bodies().put_small(std::slice::from_ref(&third)).unwrap();
     let store = reopen(store);
     for body in [&first, &second, &third] {
         check_body(&store, body.id, &body.bytes, &body.manifest);
@@ -207,7 +210,7 @@ fn a_flipped_bit_in_a_pack_is_found_and_the_body_can_be_stored_again() {
     let damaged = store.bodies().open_body(bad.id);
     assert!(matches!(damaged, Err(StoreError::DamagedBody { id, .. }) if id == bad.id));
     store.bodies().delete(&[bad.id]).unwrap();
-    store.bodies().put_small(&[bad.clone()]).unwrap();
+    store.bodies().put_small(std::slice::from_ref(&bad)).unwrap();
     check_body(&store, bad.id, &bad.bytes, &bad.manifest);
 }
 
@@ -319,6 +322,40 @@ fn a_crash_amid_sealing_gives_the_stage_back() {
     let again = store.bodies().stage_open(stage_id).unwrap();
     assert_eq!(again.len().unwrap(), 450_000);
     store.bodies().adopt_stage(stage_id, id, &manifest).unwrap();
+    check_body(&store, id, &content, &manifest);
+}
+
+#[test]
+fn a_crash_between_container_and_index_still_knows_whose_bytes_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = create(&dir.path().join("s"));
+    let (content, id, manifest) = large();
+    let stage = store.bodies().stage_create().unwrap();
+    let stage_id = stage.id();
+    stage.write_at(0, &content).unwrap();
+    stage.sync().unwrap();
+    store.bodies().stage_record(&record(stage_id, 450_000, StageState::Synced), true).unwrap();
+    // The database as it was before the seal, the files as they were after it.
+    let before = dir.path().join("before");
+    let db = store.dir().join("db");
+    fs::create_dir(&before).unwrap();
+    for entry in fs::read_dir(&db).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), before.join(entry.file_name())).unwrap();
+    }
+    let synced = fs::read(store.dir().join("synced")).unwrap();
+    store.bodies().adopt_stage(stage_id, id, &manifest).unwrap();
+    let root = store.dir().to_owned();
+    drop((stage, store));
+    fs::remove_dir_all(&db).unwrap();
+    fs::rename(&before, &db).unwrap();
+    fs::write(root.join("synced"), synced).unwrap();
+
+    let store = Store::open(&root, &options()).unwrap();
+    assert_eq!(store.bodies().swept().containers_found, 1);
+    assert_eq!(store.bodies().swept().stages_missing, 0);
+    let sealed = record(stage_id, 450_000, StageState::Sealed(id));
+    assert_eq!(store.bodies().stages().unwrap(), [sealed]);
     check_body(&store, id, &content, &manifest);
 }
 

@@ -151,16 +151,19 @@ fn log_comes_back_as_it_was_and_without_what_was_truncated() {
         entry: Entry { ts: Ts(ts), kind: EntryKind::Tick },
     };
     store
-        .append(V, &[
-            LogRecord::Started { lane: LANE },
-            accepted(LANE, 1, 0, 10),
-            accepted(LANE, 2, 0, 20),
-            accepted(LANE, 3, 0, 30),
-            accepted(later, 1, 0, 40),
-            LogRecord::Promised { lane: LANE, ballot: Ballot(7) },
-            accepted(LANE, 3, 7, 31),
-            LogRecord::Truncated { lane: LANE, upto: Idx(1) },
-        ])
+        .append(
+            V,
+            &[
+                LogRecord::Started { lane: LANE },
+                accepted(LANE, 1, 0, 10),
+                accepted(LANE, 2, 0, 20),
+                accepted(LANE, 3, 0, 30),
+                accepted(later, 1, 0, 40),
+                LogRecord::Promised { lane: LANE, ballot: Ballot(7) },
+                accepted(LANE, 3, 7, 31),
+                LogRecord::Truncated { lane: LANE, upto: Idx(1) },
+            ],
+        )
         .unwrap();
     store.append(VolumeId(2), &[accepted(LANE, 9, 0, 99)]).unwrap();
     store.sync().unwrap();
@@ -184,7 +187,9 @@ fn log_comes_back_as_it_was_and_without_what_was_truncated() {
 fn local_tables_are_the_callers_alone() {
     let dir = tempfile::tempdir().unwrap();
     let store = create(dir.path());
-    store.local_write(LocalBatch::new().put(b"a/1", b"x").put(b"a/2", b"y").delete(b"b"), true).unwrap();
+    store
+        .local_write(LocalBatch::new().put(b"a/1", b"x").put(b"a/2", b"y").delete(b"b"), true)
+        .unwrap();
     store.local_put(b"b", b"z").unwrap();
     store.local_delete(b"a/1").unwrap();
     let mut found = Vec::new();

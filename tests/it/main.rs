@@ -1,8 +1,10 @@
 //! The rings of tests, from the innermost outwards: push a test to the innermost ring that can
 //! fail. Unit tests lie beside the code.
 
+mod apps;
 mod cli;
 mod model;
 mod mount;
 mod recovery;
+mod sim;
 mod tidy;

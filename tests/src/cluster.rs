@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::program::{Run, fusion};
-use crate::wait::wait_until;
+use crate::wait::{wait_for_ok, wait_until};
 
 /// Three (or more) zones; all stopped, unmounted and removed when dropped.
 pub struct Cluster {
@@ -66,7 +66,8 @@ impl Cluster {
     /// Runs `fusion demo ARGUMENTS` on this cluster.
     pub fn demo(&self, arguments: &[&str]) -> Run {
         let root = self.root.path().to_str().expect("temporary paths are UTF-8");
-        fusion([&["demo", "--root", root], arguments].concat())
+        let (verb, arguments) = arguments.split_first().expect("a verb");
+        fusion([&["demo", verb, "--root", root], arguments].concat())
     }
 
     /// Runs `fusion ARGUMENTS` against the daemon of `zone`.
@@ -146,7 +147,12 @@ impl Cluster {
         self.demo(&["up", "--quiet"]).expect_ok();
     }
 
-    /// Stops a daemon in order and starts it again.
+    /// Starts a zone's daemon, whatever the others do.
+    pub fn start_one(&self, zone: &str) {
+        self.restart(zone);
+    }
+
+    /// Stops a daemon in order, if it runs, and starts it again.
     pub fn restart(&self, zone: &str) {
         self.demo(&["restart", zone]).expect_ok();
     }
@@ -157,20 +163,21 @@ impl Cluster {
     /// When they don't get there.
     #[track_caller]
     pub fn wait_for_equal_state(&self) -> u64 {
-        let mut agreed = 0;
-        wait_until("all zones have the same GSN and state hash", || {
-            let states: Option<Vec<(u64, String)>> = self
-                .zones()
-                .map(|zone| {
-                    let node = self.node(zone)?;
-                    Some((node["gsn_applied"].as_u64()?, node["state_hash"].as_str()?.to_owned()))
-                })
-                .collect();
-            let Some(states) = states else { return false };
-            agreed = states[0].0;
-            states.iter().all(|state| *state == states[0])
-        });
-        agreed
+        wait_for_ok("all zones have the same GSN and state hash", || {
+            let states: Vec<(u64, String)> =
+                self.zones().map(|zone| self.state(zone)).collect::<Result<_, _>>()?;
+            let equal = states.iter().all(|state| *state == states[0]);
+            if equal { Ok(states[0].0) } else { Err(format!("{states:?}")) }
+        })
+        .0
+    }
+
+    /// A zone's GSN and state hash.
+    fn state(&self, zone: &str) -> Result<(u64, String), String> {
+        let node = self.node(zone).ok_or_else(|| format!("{zone} does not answer"))?;
+        let gsn = node["gsn_applied"].as_u64();
+        let hash = node["state_hash"].as_str();
+        gsn.zip(hash).map(|(gsn, hash)| (gsn, hash.to_owned())).ok_or_else(|| node.to_string())
     }
 
     /// Waits until a path shows in a zone's tree.
@@ -194,6 +201,11 @@ impl Drop for Cluster {
                 let tail = &lines[lines.len().saturating_sub(30)..];
                 eprintln!("--- the end of the log of {zone} ---\n{}", tail.join("\n"));
             }
+        }
+        if std::thread::panicking() && std::env::var_os("FUSION_TEST_KEEP").is_some() {
+            self.root.disable_cleanup(true);
+            eprintln!("FUSION_TEST_KEEP: the cluster stays up: {}", self.root.path().display());
+            return;
         }
         let down = self.demo(&["down", "--purge", "--yes"]);
         if down.code != 0 && !std::thread::panicking() {

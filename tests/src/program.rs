@@ -6,11 +6,15 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-/// Path of the program: beside this test's own, in the same target directory.
+/// Path of the program: beside this test's own, in the same target directory, unless the
+/// environment variable FUSION_BINARY names another.
 ///
 /// # Panics
 /// If it was not built.
 pub fn path() -> PathBuf {
+    if let Some(path) = std::env::var_os("FUSION_BINARY") {
+        return path.into();
+    }
     let own = std::env::current_exe().expect("a test has a program file");
     // target/debug/deps/it-1234 -> target/debug/fusion; a bench lies in target/debug itself.
     let found = own.ancestors().skip(1).take(2).map(|directory| directory.join("fusion")).find(|path| path.is_file());

@@ -1,10 +1,11 @@
 //! The acceptor: voting for proposals, and learning which are chosen.
 
+use super::effect::Effect;
 use super::entry::{Entry, EntryKind};
 use super::lane::LaneLog;
 use super::message::{Message, Vote};
 use super::record::LogRecord;
-use super::replica::{Replica, Standing};
+use super::replica::{Replica, SUSPECT_US, Standing};
 use crate::ids::{Ballot, Gsn, Idx, LaneId, NodeId, Ts};
 
 impl Replica {
@@ -21,7 +22,7 @@ impl Replica {
             Some(next) if self.is_voter() => next,
             _ => return,
         };
-        if ballot.proposer(lane) != from || !sound(start, first, &entries) {
+        if ballot.proposer(lane) != from || !ballot.is_sound() || !sound(start, first, &entries) {
             return self.nonsense();
         }
         if ballot == Ballot(0) && !self.believable(&entries) {
@@ -39,7 +40,7 @@ impl Replica {
             return self.send(from, Message::Reject { lane, promised, gsn });
         }
         if ballot > Ballot(0) {
-            log.watch.hold_until_us = now_us + super::replica::SUSPECT_US;
+            log.watch.hold_until_us = now_us + SUSPECT_US;
         }
         // Cumulative votes need unbroken runs within a ballot. Below `next` everything is
         // executed, hence chosen: a run may begin there.
@@ -47,7 +48,12 @@ impl Replica {
         let fresh = run.map_or(start, |run| run.upto.next());
         let begin = fresh.max(next);
         if first > begin {
-            return self.send(from, Message::Need { lane, ballot, from: begin });
+            let (asked, asked_us) = log.needed;
+            if asked != begin || now_us.saturating_sub(asked_us) >= NEED_US {
+                log.needed = (begin, now_us);
+                self.send(from, Message::Need { lane, ballot, from: begin });
+            }
+            return;
         }
         let last = Idx(first.0 + entries.len() as u64 - 1);
         if let Some(run) = run
@@ -94,7 +100,7 @@ impl Replica {
                 continue; // Executed, and durable in the tables.
             }
             log.entries.insert(idx, (ballot, entry.clone()));
-            self.out.push(super::Effect::Persist(LogRecord::Accepted { lane, idx, ballot, entry }));
+            self.out.push(Effect::Persist(LogRecord::Accepted { lane, idx, ballot, entry }));
         }
         let closed = self.close();
         for to in self.other_voters() {
@@ -106,7 +112,8 @@ impl Replica {
     }
 
     pub(super) fn on_vote(&mut self, from: NodeId, vote: Vote) {
-        if vote.first > vote.upto || vote.first == Idx(0) || vote.upto.0 > IDX_MAX {
+        let places = vote.first > Idx(0) && vote.first <= vote.upto && vote.upto <= IDX_MAX;
+        if !places || !vote.ballot.is_sound() {
             return self.nonsense();
         }
         if !self.header.config.is_voter(from) {
@@ -136,6 +143,9 @@ impl Replica {
     }
 
     pub(super) fn on_reject(&mut self, from: NodeId, lane: LaneId, promised: Ballot, gsn: Gsn) {
+        if !promised.is_sound() {
+            return self.nonsense();
+        }
         self.note_gsn(from, gsn);
         if let Some(log) = self.lanes.get_mut(&lane) {
             log.highest = log.highest.max(promised);
@@ -180,31 +190,42 @@ impl Ballot {
     pub(super) fn proposer(self, lane: LaneId) -> NodeId {
         if self == Ballot(0) { lane.node } else { NodeId(self.0 as u16) }
     }
+
+    /// Leaves room for higher ones.
+    pub(super) fn is_sound(self) -> bool {
+        self.0 <= u64::MAX >> 1
+    }
 }
 
 /// A proposal as correct nodes send it: timestamps rise, and nothing follows an `End`.
 fn sound(start: Idx, first: Idx, entries: &[Entry]) -> bool {
-    let rising = entries.windows(2).all(|pair| {
-        pair[0].ts < pair[1].ts && !matches!(pair[0].kind, EntryKind::End { .. })
-    });
+    let rising = entries
+        .windows(2)
+        .all(|pair| pair[0].ts < pair[1].ts && !matches!(pair[0].kind, EntryKind::End { .. }));
     let kinds = entries.iter().all(|entry| match &entry.kind {
         EntryKind::Reconfigure(config) => config.is_sound(),
         _ => true,
     });
-    let room = entries.len() as u64 <= IDX_MAX && first.0 <= IDX_MAX - entries.len() as u64;
-    Idx(1) <= start && start <= first && !entries.is_empty() && rising && kinds && room
+    let times = entries.iter().all(|entry| entry.ts <= TS_MAX);
+    let room = first.0 <= IDX_MAX.0 - entries.len() as u64;
+    Idx(1) <= start && start <= first && !entries.is_empty() && rising && kinds && times && room
 }
 
 /// What is chosen never changes; a proposal that says otherwise comes from a broken node.
 /// Below `next` the log may hold values that were never chosen: the order has gone past them.
 fn conflicts(log: &LaneLog, next: Idx, first: Idx, entries: &[Entry]) -> bool {
-    (first.0..).map(Idx).zip(entries).any(|(idx, entry)| {
-        idx >= next && log.chosen(idx).is_some_and(|chosen| chosen != entry)
-    })
+    (first.0..)
+        .map(Idx)
+        .zip(entries)
+        .any(|(idx, entry)| idx >= next && log.chosen(idx).is_some_and(|chosen| chosen != entry))
 }
 
 /// Larger than any clock error that one would repair by waiting.
 const FUTURE_US_MAX: u64 = 10_000_000;
 
-/// Keeps arithmetic on indexes away from overflow.
-const IDX_MAX: u64 = u64::MAX >> 1;
+/// The same entries are not asked for with every message that shows that they are missing.
+const NEED_US: u64 = 50_000;
+
+/// Keeps arithmetic on places and timestamps away from overflow.
+const IDX_MAX: Idx = Idx(u64::MAX >> 1);
+pub(super) const TS_MAX: Ts = Ts(u64::MAX >> 1);

@@ -2,11 +2,12 @@
 //! without a vote, across epochs. Also the comparison of orders and states.
 
 use super::effect::Effect;
+use super::lane::LaneLog;
 use super::message::Message;
 use super::record::{Header, OrderRecord};
 use super::replica::{Replica, Standing};
 use super::retain::Retained;
-use crate::ids::{Gsn, NodeId, StateHash};
+use crate::ids::{Ballot, Gsn, Idx, NodeId, StateHash};
 
 /// What is asked of whom.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +38,7 @@ impl Replica {
         }
         let still_us = self.now_us.saturating_sub(self.fetching.headway_us);
         let patience_us = match self.is_voter() {
+            _ if self.lag_of(self.header.gsn) > LAG_MAX => 0,
             true => LANES_US + self.quorum_rtt_us.unwrap_or(0),
             false => PUSH_US,
         };
@@ -48,13 +50,25 @@ impl Replica {
     /// The nearest live peer that has executed more than this node.
     fn ahead(&self) -> Option<NodeId> {
         let failed = self.fetching.asked.map(|(peer, _)| peer);
-        let ahead = self.peers.iter().filter(|(node, peer)| {
-            peer.gsn > self.header.gsn && self.hears(**node)
-        });
+        let ahead = self
+            .peers
+            .iter()
+            .filter(|(node, peer)| peer.gsn > self.header.gsn && self.hears(**node));
         let by = |node: NodeId, rtt_us: Option<u64>| {
             (failed == Some(node), rtt_us.unwrap_or(u64::MAX), node)
         };
         ahead.map(|(&node, peer)| by(node, peer.clock.rtt_us())).min().map(|(_, _, node)| node)
+    }
+
+    /// How many agreements a node that has executed `gsn` lacks, as far as is known here.
+    pub(super) fn lag_of(&self, gsn: Gsn) -> u64 {
+        let newest = self.peers.values().map(|peer| peer.gsn).max().unwrap_or_default();
+        newest.max(self.header.gsn).0.saturating_sub(gsn.0)
+    }
+
+    /// Close enough to the newest agreement to hold nobody up by owning a lane.
+    pub(super) fn is_caught_up(&self) -> bool {
+        self.fetching.asked.is_none() && self.lag_of(self.header.gsn) <= LAG_MAX
     }
 
     pub(super) fn fetch_from(&mut self, peer: NodeId) {
@@ -109,7 +123,7 @@ impl Replica {
         if asked {
             self.fetching.asked = None;
         }
-        if more && (asked || gap) {
+        if more && (asked || gap && self.fetching.asked.is_none()) {
             self.fetch_from(from);
         }
     }
@@ -119,9 +133,8 @@ impl Replica {
         // In the own lane it may be somebody else's: then the lane is in other hands.
         if self.own.as_ref().is_some_and(|own| own.lane() == record.lane) {
             let held = self.lanes[&record.lane].entries.get(&record.idx);
-            let mine = held.is_some_and(|(ballot, entry)| {
-                *ballot == crate::ids::Ballot(0) && *entry == record.entry
-            });
+            let mine =
+                held.is_some_and(|(ballot, entry)| *ballot == Ballot(0) && *entry == record.entry);
             if !mine {
                 self.give_up(record.lane);
             }
@@ -161,9 +174,9 @@ impl Replica {
         let active: Vec<_> = self.header.active.iter().map(|(&l, &a)| (l, a)).collect();
         for (lane, active) in active {
             let now_us = self.now_us;
-            let new = || super::lane::LaneLog::new(active.next, now_us);
+            let new = || LaneLog::new(active.next, now_us);
             let log = self.lanes.entry(lane).or_insert_with(new);
-            log.chosen_upto = log.chosen_upto.max(crate::ids::Idx(active.next.0 - 1));
+            log.chosen_upto = log.chosen_upto.max(Idx(active.next.0.saturating_sub(1)));
             log.promises.advance(active.next);
             self.open_lane(lane, active.start);
         }
@@ -254,6 +267,9 @@ const ANSWER_US: u64 = 1_000_000;
 
 /// How long a voter trusts that its lanes will bring what others have.
 const LANES_US: u64 = 150_000;
+
+/// Agreements that may be on their way to a node at full load.
+pub(super) const LAG_MAX: u64 = 512;
 
 /// How long an observer trusts that it is fed.
 const PUSH_US: u64 = 30_000;

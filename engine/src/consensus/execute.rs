@@ -1,6 +1,7 @@
 //! What an agreement does to the order's header: a function of the executed prefix alone, so
 //! that every node has the same lanes, epoch and membership at the same GSN.
 
+use super::accept::TS_MAX;
 use super::entry::{Config, EntryKind};
 use super::record::{ActiveLane, Header, OrderRecord};
 use crate::ids::{Idx, LaneId, NodeId, StateHash, Term, Ts};
@@ -10,10 +11,10 @@ impl Header {
     pub fn admits(&self, record: &OrderRecord) -> bool {
         let active = self.active.get(&record.lane);
         record.gsn == self.gsn.next()
-            && active.is_some_and(|active| {
-                active.next == record.idx && active.start < record.entry.ts
-            })
+            && active
+                .is_some_and(|active| active.next == record.idx && active.start < record.entry.ts)
             && self.position < (record.entry.ts, record.lane.node)
+            && record.entry.ts <= TS_MAX
     }
 
     /// Executes the next agreement.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::catchup::LAG_MAX;
 use super::entry::EntryKind;
 use super::message::Message;
 use super::peer::PATIENCE_US;
@@ -62,10 +63,10 @@ impl Replica {
         let mut room = ENTRIES_MAX.saturating_sub(own.proposer.next.0 - active.next.0) as usize;
         let mut kinds = Vec::new();
         while kinds.len() < room
-            && let Some(Waiting { origin, commands, activate }) = self.forwarding.waiting.pop_front()
+            && let Some(Waiting { origin, commands, activate }) =
+                self.forwarding.waiting.pop_front()
         {
-            let has_lane = self.header.active.keys().any(|lane| lane.node == origin);
-            let activate = activate && self.header.config.is_voter(origin) && !has_lane;
+            let activate = activate && self.may_get_lane(origin);
             if activate || !commands.is_empty() {
                 let activate = activate.then_some(origin);
                 kinds.push(EntryKind::Commands { commands, activate });
@@ -92,8 +93,7 @@ impl Replica {
     }
 
     fn flush_to_others(&mut self) {
-        while let Some(Waiting { origin, commands, activate }) =
-            self.forwarding.waiting.pop_front()
+        while let Some(Waiting { origin, commands, activate }) = self.forwarding.waiting.pop_front()
         {
             self.relay(origin, RELAYS_MAX - 1, commands, activate);
         }
@@ -123,10 +123,8 @@ impl Replica {
 
     /// Asks for a lane without having commands to send along.
     fn ask_for_lane(&mut self) {
-        let recent = self
-            .forwarding
-            .asked_us
-            .is_some_and(|us| self.now_us.saturating_sub(us) < RETRY_US);
+        let recent =
+            self.forwarding.asked_us.is_some_and(|us| self.now_us.saturating_sub(us) < RETRY_US);
         if recent {
             return;
         }
@@ -140,7 +138,17 @@ impl Replica {
     fn wants_lane(&self) -> bool {
         self.is_voter()
             && self.shutdown.is_none()
+            && self.is_caught_up()
             && !self.header.active.keys().any(|lane| lane.node == self.me)
+    }
+
+    /// The ring waits for every owner: one that lags would hold it up until it has executed
+    /// its own activation.
+    fn may_get_lane(&self, node: NodeId) -> bool {
+        let executed = self.peers.get(&node).map(|peer| peer.gsn).unwrap_or_default();
+        self.header.config.is_voter(node)
+            && self.lag_of(executed) <= LAG_MAX
+            && !self.header.active.keys().any(|lane| lane.node == node)
     }
 
     /// Forwarded commands that were not executed in time go out again, by another way.

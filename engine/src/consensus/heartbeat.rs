@@ -121,9 +121,7 @@ impl Replica {
 
     /// Quorum distance and group clock, from what heartbeats told.
     pub(super) fn estimate(&mut self) {
-        let voters = || {
-            self.peers.iter().filter(|(node, _)| self.header.config.is_voter(**node))
-        };
+        let voters = || self.peers.iter().filter(|(node, _)| self.header.config.is_voter(**node));
         let rtts_us = voters().filter_map(|(&node, peer)| Some((node, peer.clock.rtt_us()?)));
         self.quorum_rtt_us = self.header.config.quorum_rtt_us(self.me, &rtts_us.collect());
         if self.quorum_rtt_us.is_none() {

@@ -27,6 +27,8 @@ pub(super) struct LaneLog {
     /// The highest ballot heard of, so that a takeover's is higher.
     pub highest: Ballot,
     pub watch: Watch,
+    /// The last entry that was asked for again, and when, µs.
+    pub needed: (Idx, u64),
 }
 
 /// When a lane last made headway, for suspicion.
@@ -41,7 +43,7 @@ pub(super) struct Watch {
 impl LaneLog {
     /// A lane of which everything below `next` is executed.
     pub fn new(next: Idx, now_us: u64) -> LaneLog {
-        let done = Idx(next.0 - 1);
+        let done = Idx(next.0.saturating_sub(1));
         LaneLog {
             entries: BTreeMap::new(),
             truncated: Idx(0),
@@ -52,6 +54,7 @@ impl LaneLog {
             promises: Promises::default(),
             highest: Ballot(0),
             watch: Watch { headway_us: now_us, ..Watch::default() },
+            needed: (Idx(0), 0),
         }
     }
 
@@ -69,8 +72,8 @@ impl LaneLog {
         log.promised = promised.max(accepted.unwrap_or_default());
         log.highest = log.promised;
         log.truncated = match entries.first_key_value() {
-            Some((first, _)) => Idx(first.0 - 1),
-            None => Idx(next.0 - 1),
+            Some((first, _)) => Idx(first.0.saturating_sub(1)),
+            None => Idx(next.0.saturating_sub(1)),
         };
         // Only the last unbroken run at the highest ballot: a run may be followed by values of
         // lower ballots, and catching up from the order leaves gaps.
@@ -110,9 +113,8 @@ impl LaneLog {
         loop {
             let idx = self.chosen_upto.next();
             let Some((ballot, _)) = self.entries.get(&idx) else { return };
-            let voted = |vote: &Vote| {
-                vote.ballot == *ballot && vote.first <= idx && idx <= vote.upto
-            };
+            let voted =
+                |vote: &Vote| vote.ballot == *ballot && vote.first <= idx && idx <= vote.upto;
             let voters = self.votes.iter().filter(|(_, vote)| voted(vote)).map(|(&node, _)| node);
             if !config.quorum(voters) {
                 return;

@@ -84,10 +84,8 @@ impl Replica {
                 }
             }
         }
-        self.out.push(Effect::Agreed {
-            record: record.clone(),
-            header: Arc::new(self.header.clone()),
-        });
+        self.out
+            .push(Effect::Agreed { record: record.clone(), header: Arc::new(self.header.clone()) });
         self.retained.executed(&self.header);
         self.fetching.headway(self.now_us);
         if self.has_followers() {

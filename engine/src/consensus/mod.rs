@@ -38,6 +38,8 @@ mod shutdown;
 mod size;
 pub mod status;
 mod takeover;
+#[cfg(test)]
+mod tests;
 
 pub use effect::Effect;
 pub use entry::{Config, Entry, EntryKind};

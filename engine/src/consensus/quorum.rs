@@ -71,7 +71,8 @@ mod tests {
 
     #[test]
     fn half_is_no_quorum_unless_weight_breaks_the_tie() {
-        let quorum = |config: &Config, nodes: &[u16]| config.quorum(nodes.iter().map(|&n| NodeId(n)));
+        let quorum =
+            |config: &Config, nodes: &[u16]| config.quorum(nodes.iter().map(|&n| NodeId(n)));
         assert!(!quorum(&config(&[1, 1]), &[1]));
         assert!(quorum(&config(&[2, 1]), &[1]));
         assert!(!quorum(&config(&[2, 1]), &[2]));

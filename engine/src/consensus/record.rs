@@ -18,7 +18,8 @@ pub enum LogRecord {
     /// This node has begun its own lane `lane`; it is never begun again.
     Started { lane: LaneId },
     /// Entries of `lane` up to and including `upto` are executed and durable in the tables:
-    /// they may be deleted.
+    /// they may be deleted. `Idx(u64::MAX)` when the lane is over: all of them, also those
+    /// that were never chosen.
     Truncated { lane: LaneId, upto: Idx },
 }
 
@@ -47,7 +48,7 @@ pub struct Header {
     /// Its place in the merge: (timestamp, lane owner).
     #[n(1)]
     pub position: (Ts, NodeId),
-    /// `H(gsn) = BLAKE3(H(gsn-1), gsn, entry)`: equal for equal orders.
+    /// `H(gsn) = BLAKE3(H(gsn-1), order record)`: equal for equal orders.
     #[n(2)]
     pub order_hash: StateHash,
     #[n(3)]
@@ -66,7 +67,7 @@ pub struct ActiveLane {
     /// The next entry to execute.
     #[n(0)]
     pub next: Idx,
-    /// Nothing in the lane has a timestamp at or below it.
+    /// Nothing in the lane from `next` on has a timestamp at or below it.
     #[n(1)]
     pub start: Ts,
 }

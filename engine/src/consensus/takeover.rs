@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::accept::TS_MAX;
 use super::entry::{Entry, EntryKind};
+use super::lane::LaneLog;
+use super::merge::Merge;
 use super::message::{AcceptedEntry, Message};
 use super::mutation::Mutation;
 use super::peer::PATIENCE_US;
@@ -87,7 +90,7 @@ impl Replica {
         // A node that is cut off sees every lane stand still; that is not the lanes' fault.
         let blind = !self.hears_quorum();
         let waits = match self.next_agreement() {
-            super::merge::Merge::Waits(lane) => Some(lane),
+            Merge::Waits(lane) => Some(lane),
             _ => None,
         };
         let lanes: Vec<LaneId> = self.header.active.keys().copied().collect();
@@ -132,9 +135,12 @@ impl Replica {
 
     /// How many live voters go before this node in closing a lane of `owner`.
     fn rank(&self, owner: NodeId) -> u64 {
-        let before = self.header.config.voters.keys().filter(|&&node| {
-            node < self.me && node != owner && self.hears(node)
-        });
+        let before = self
+            .header
+            .config
+            .voters
+            .keys()
+            .filter(|&&node| node < self.me && node != owner && self.hears(node));
         before.count() as u64
     }
 
@@ -177,7 +183,8 @@ impl Replica {
     }
 
     pub(super) fn on_prepare(&mut self, from: NodeId, lane: LaneId, ballot: Ballot, idx: Idx) {
-        if ballot == Ballot(0) || ballot.proposer(lane) != from || idx == Idx(0) {
+        let sound = ballot > Ballot(0) && ballot.is_sound() && idx > Idx(0);
+        if !sound || ballot.proposer(lane) != from {
             return self.nonsense();
         }
         if self.standing_for(from, lane, ballot).is_none() || !self.is_voter() {
@@ -195,7 +202,7 @@ impl Replica {
         };
         let hold_us = SUSPECT_US + self.random.below(SUSPECT_US);
         let now_us = self.now_us;
-        let new = || super::lane::LaneLog::new(next, now_us);
+        let new = || LaneLog::new(next, now_us);
         let log = self.lanes.entry(lane).or_insert_with(new);
         if ballot < log.promised {
             let (promised, gsn) = (log.promised, self.header.gsn);
@@ -237,6 +244,9 @@ impl Replica {
         };
         if preparing.ballot != ballot {
             return;
+        }
+        if accepted.iter().any(|accepted| accepted.entry.ts > TS_MAX) {
+            return self.nonsense();
         }
         preparing.promises.insert(from, (first, accepted));
         if !self.header.config.quorum(preparing.promises.keys().copied()) {
@@ -302,11 +312,8 @@ impl Replica {
 
     /// Somebody has a higher ballot in `lane`: leave it to them for a while.
     pub(super) fn lose_takeover(&mut self, lane: LaneId, ballot: Ballot) {
-        let lost = self
-            .takeovers
-            .get(&lane)
-            .and_then(Takeover::ballot)
-            .is_some_and(|mine| mine < ballot);
+        let lost =
+            self.takeovers.get(&lane).and_then(Takeover::ballot).is_some_and(|mine| mine < ballot);
         if lost {
             let tries = self.takeovers[&lane].tries.min(BACK_OFF_DOUBLINGS);
             let rtt_us = self.quorum_rtt_us.unwrap_or(0);

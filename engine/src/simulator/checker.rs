@@ -67,7 +67,8 @@ impl LaneHistory {
     }
 
     fn note_promise(&mut self, last: Idx, ts: Ts) {
-        let stronger = self.closed.range(..=last).next_back().is_some_and(|(_, &known)| known >= ts);
+        let stronger =
+            self.closed.range(..=last).next_back().is_some_and(|(_, &known)| known >= ts);
         if !stronger {
             let weaker = self.closed.range(last..).take_while(|(_, known)| **known <= ts);
             let weaker: Vec<Idx> = weaker.map(|(&last, _)| last).collect();
@@ -134,12 +135,7 @@ impl Checker {
                 self.invariant_exactly_once_in_order(record.gsn, command, fresh)?;
             }
         }
-        self.ledger.push(Agreement {
-            record: record.clone(),
-            header: header.clone(),
-            state,
-            node,
-        });
+        self.ledger.push(Agreement { record: record.clone(), header: header.clone(), state, node });
         Ok(())
     }
 

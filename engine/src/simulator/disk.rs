@@ -59,7 +59,6 @@ impl Disk {
         self.written
     }
 
-
     /// Everything up to the `position`th write is durable.
     pub fn sync(&mut self, position: u64) {
         while self.synced < position {

@@ -51,14 +51,7 @@ pub(super) struct Waiting {
 
 impl Node {
     pub fn new(disk: Disk, clock_us: i64) -> Node {
-        Node {
-            disk,
-            clock_us,
-            slow: 1,
-            paused_until_us: 0,
-            process: None,
-            ino_counter: FIRST_INO,
-        }
+        Node { disk, clock_us, slow: 1, paused_until_us: 0, process: None, ino_counter: FIRST_INO }
     }
 
     /// What the node's clock shows at true time `now_us`.

@@ -41,9 +41,14 @@ impl Plan {
     pub fn of(seed: u64) -> Plan {
         let mut random = Random::new(seed ^ 0x5eed_0f_a_1a4e);
         let voters = [1, 2, 3, 3, 3, 3, 3, 4, 5, 5][random.below(10) as usize];
-        let delay_us = [(50, 300), (500, 5_000), (2_000, 30_000), (20_000, 120_000)]
-            [random.below(4) as usize];
-        let calm_us = 1_000_000 + random.below(9_000_000);
+        let delay_us =
+            [(50, 300), (500, 5_000), (2_000, 30_000), (20_000, 120_000)][random.below(4) as usize];
+        // Some runs are long and sparse, so that lanes are left and taken up again.
+        let sparse = random.percent(10);
+        let calm_us = match sparse {
+            false => 1_000_000 + random.below(9_000_000),
+            true => 12_000_000 + random.below(30_000_000),
+        };
         let mut plan = Plan {
             seed,
             voters,
@@ -61,7 +66,7 @@ impl Plan {
             calm_us,
             faults: Vec::new(),
         };
-        plan.choose_writers(&mut random);
+        plan.choose_writers(&mut random, sparse);
         plan.choose_faults(&mut random);
         plan
     }
@@ -95,12 +100,15 @@ impl Plan {
     }
 
     /// Between one busy node and all of them, each at its own pace.
-    fn choose_writers(&mut self, random: &mut Random) {
+    fn choose_writers(&mut self, random: &mut Random, sparse: bool) {
         let all = random.percent(60);
+        let intervals_us = match sparse {
+            false => [5_000, 30_000, 150_000, 800_000],
+            true => [200_000, 3_000_000, 8_000_000, 15_000_000],
+        };
         for node in 1..=self.voters {
             if all || random.percent(40) {
-                let interval_us = [5_000, 30_000, 150_000, 800_000][random.below(4) as usize];
-                self.writers.push((NodeId(node), interval_us));
+                self.writers.push((NodeId(node), intervals_us[random.below(4) as usize]));
             }
         }
         if self.writers.is_empty() {

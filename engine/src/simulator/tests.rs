@@ -61,6 +61,51 @@ fn writers_everywhere_wait_for_their_nearest_majorities() {
     check_latency(&FIVE, &[1, 2, 3, 4, 5], &[72 + 12, 101 + 12, 127 + 12, 101 + 12, 163 + 12]);
 }
 
+/// Three writers, of which one dies: how long the others' slowest command takes.
+fn worst_wait_us(seed: u64, rtts_ms: &[&[u64]], dies: u16) -> u64 {
+    let rtts_us: Vec<Vec<u64>> =
+        rtts_ms.iter().map(|row| row.iter().map(|ms| ms * 1000).collect()).collect();
+    let writers = [1, 2, 3].map(NodeId);
+    let mut plan = Plan::quiet(seed, &rtts_us, &writers);
+    plan.writers = writers.map(|node| (node, 20_000)).to_vec();
+    plan.calm_us = 30_000_000;
+    let node = NodeId(dies);
+    plan.faults = vec![(15_000_000, fault::Fault::Crash { node, down_us: 14_000_000 })];
+    let mut world = World::new(plan, Options::default(), false);
+    world.run().expect("a crash breaks nothing");
+    let others = world.waits_us.iter().filter(|(other, _)| **other != node);
+    let waits = others.flat_map(|(_, waits)| waits);
+    let warm = waits.filter(|(since_us, _)| *since_us > WARM_US);
+    warm.map(|&(_, wait_us)| wait_us).max().expect("the others wrote")
+}
+
+#[test]
+fn a_dying_writer_stalls_the_others_for_less_than_a_second() {
+    for (seed, dies) in (0..9).zip([1, 2, 3].into_iter().cycle()) {
+        let near_us = worst_wait_us(seed, &NEAR_AND_FAR, dies);
+        let far_us = worst_wait_us(seed, &ATLANTIC_AND_ASIA, dies);
+        println!("node {dies} dies: {near_us} us, {far_us} us");
+        assert!(near_us < 1_000_000, "seed {seed}: {near_us} us when {dies} died");
+        assert!(far_us < 1_000_000, "seed {seed}: {far_us} us when {dies} died");
+    }
+}
+
+/// A lane holds proposals that everybody refuses, made while the clock was an hour ahead.
+#[test]
+fn a_clock_that_steps_far_ahead_does_not_stop_its_lane() {
+    for (seed, by_us) in [60_000_000, 3_600_000_000].into_iter().enumerate() {
+        let rtts_us = [[0, 20_000, 20_000], [20_000, 0, 20_000], [20_000, 20_000, 0]];
+        let mut plan =
+            Plan::quiet(seed as u64, &rtts_us.map(|row| row.to_vec()), &[NodeId(1), NodeId(2)]);
+        plan.writers = vec![(NodeId(1), 3_000), (NodeId(2), 3_000)];
+        plan.calm_us = 4_000_000;
+        let step = fault::Fault::ClockStep { node: NodeId(2), by_us };
+        plan.faults = vec![(2_000_000, step)];
+        let mut world = World::new(plan, Options::default(), false);
+        assert_eq!(world.run(), Ok(()), "a step of {by_us} us");
+    }
+}
+
 /// The simulator must notice, within `seeds` seeds, that a rule is broken.
 fn check_notices(mutation: Mutation, seeds: u64) {
     let options = Options { mutation: Some(mutation), ..Options::default() };

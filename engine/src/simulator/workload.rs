@@ -89,8 +89,7 @@ fn zone_name(node: NodeId) -> String {
 /// The first node's commands of a boot before all others.
 fn setup(tables: &MemoryTables, seq: u64, op: Op) -> Changes {
     let id = OpId { origin: NodeId(1), boot: 0, seq };
-    let command =
-        Command { id, time: Timestamp::new(1_700_000_000, 0), cred: Cred::SYSTEM, op };
+    let command = Command { id, time: Timestamp::new(1_700_000_000, 0), cred: Cred::SYSTEM, op };
     let mut overlay = Overlay::new(tables);
     let applied = apply(&mut overlay, Gsn(0), &command).expect("tables in memory can be read");
     assert!(applied.fresh, "{command:?} was skipped");

@@ -40,16 +40,38 @@ pub(super) struct World {
 
 #[derive(Debug)]
 enum Event {
-    Deliver { to: NodeId, from: NodeId, message: Message },
+    Deliver {
+        to: NodeId,
+        from: NodeId,
+        message: Message,
+    },
     /// A message to oneself, which dies with the process.
-    Loop { to: NodeId, life: u64, message: Message },
-    Timer { node: NodeId, life: u64 },
-    Synced { node: NodeId, life: u64 },
-    Work { node: NodeId, interval_us: u64 },
+    Loop {
+        to: NodeId,
+        life: u64,
+        message: Message,
+    },
+    Timer {
+        node: NodeId,
+        life: u64,
+    },
+    Synced {
+        node: NodeId,
+        life: u64,
+    },
+    Work {
+        node: NodeId,
+        interval_us: u64,
+    },
     Fault(Fault),
     Undo(Fault),
-    Start { node: NodeId },
-    Snapshot { to: NodeId, from: NodeId },
+    Start {
+        node: NodeId,
+    },
+    Snapshot {
+        to: NodeId,
+        from: NodeId,
+    },
     Reconfigure,
     Calm,
 }
@@ -265,12 +287,7 @@ impl World {
         }
     }
 
-    fn carry_out(
-        &mut self,
-        id: NodeId,
-        effect: Effect,
-        inputs: &mut VecDeque<Input>,
-    ) -> Checked {
+    fn carry_out(&mut self, id: NodeId, effect: Effect, inputs: &mut VecDeque<Input>) -> Checked {
         let node = self.nodes.get_mut(&id).expect("it has just stepped");
         match effect {
             Effect::Persist(record) => {
@@ -332,7 +349,8 @@ impl World {
         let mut answered = Vec::new();
         if let EntryKind::Commands { commands, .. } = &record.entry.kind {
             for command in commands {
-                let applied = apply(&mut overlay, record.gsn, command).map_err(|e| e.to_string())?;
+                let applied =
+                    apply(&mut overlay, record.gsn, command).map_err(|e| e.to_string())?;
                 fresh.push(applied.fresh);
                 let OpId { origin, boot, seq } = command.id;
                 if applied.fresh && origin == id && boot == process.boot {
@@ -354,10 +372,9 @@ impl World {
         for (op, floor) in answered {
             self.checker.on_acknowledged(op, floor)?;
         }
+        self.note(|_| format!("{id:?} agreed {record:?}"));
         let node = self.nodes.get_mut(&id).expect("still there");
-        let line = format!("{id:?} agreed {record:?}");
         node.disk.write(Write::Apply { record, header, changes });
-        self.note(|_| line);
         Ok(())
     }
 
@@ -565,8 +582,7 @@ impl World {
             return Ok(());
         }
         let durable = &giver.disk.durable;
-        let disk =
-            Disk::new(durable.header.clone(), durable.tables.clone(), self.plan.order_kept);
+        let disk = Disk::new(durable.header.clone(), durable.tables.clone(), self.plan.order_kept);
         let clock_us = self.clock_error();
         self.nodes.insert(id, Node::new(disk, clock_us));
         self.want(id, true);
@@ -613,7 +629,8 @@ impl World {
         let Some(giver) = self.nodes.get(&from).filter(|node| node.process.is_some()) else {
             return Ok(());
         };
-        let (header, tables) = (giver.disk.durable.header.clone(), giver.disk.durable.tables.clone());
+        let (header, tables) =
+            (giver.disk.durable.header.clone(), giver.disk.durable.tables.clone());
         let node = self.nodes.get_mut(&to).expect("it asked");
         let Some(process) = node.process.as_mut() else { return Ok(()) };
         if header.gsn <= process.replica.header().gsn {
@@ -695,7 +712,7 @@ fn through_bytes(message: Message) -> Result<Message, String> {
 }
 
 /// Far more than anything needs: a restart, an `End` in the future, a few lost messages.
-const CALM_US: u64 = 30_000_000;
+const CALM_US: u64 = 15_000_000;
 
 /// Records in one answer.
 const ORDER_RECORDS: usize = 100;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use engine::command::{Body, Cred, Op};
+use engine::command::{Body, Op};
 use engine::ids::{Gsn, Ino};
 use engine::namespace::Inode;
 use tokio::task::JoinSet;
@@ -16,7 +16,7 @@ use super::BodyService;
 use super::error::tables;
 use super::fetch::Remote;
 use super::want::{SMALL_BYTES_MAX, Want, WantList};
-use crate::ops::ports::BodyError;
+use crate::ops::ports::{BodyError, Caller};
 
 /// What the apply thread told and what follows from it.
 #[derive(Debug)]
@@ -314,7 +314,7 @@ impl BodyService {
             let done = Box::new(move |_: Result<_, _>| {
                 service.reporting.store(false, Ordering::Relaxed);
             });
-            self.ring.propose(Cred::SYSTEM, Op::HeldUpto { node: me, gsn: held }, done);
+            self.ring.propose(Caller::DAEMON, Op::HeldUpto { node: me, gsn: held }, done);
             reported = held;
         }
     }

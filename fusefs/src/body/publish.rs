@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use engine::command::{Cred, Op};
+use engine::command::Op;
 use engine::ids::{Gsn, Ino, Version};
 use engine::namespace::{Inode, Touched};
 use engine::outcome::{Outcome, Refusal};
@@ -14,7 +14,7 @@ use super::layer::LayerId;
 use super::queue::due_by_age;
 use super::state::{Base, Sealing, Step, Token};
 use super::table::OpenBody;
-use crate::ops::ports::{OnApplied, Origin, ProposeError};
+use crate::ops::ports::{Caller, OnApplied, Origin, ProposeError};
 
 /// News for the thread that finishes versions: it may do I/O, the apply and reply threads may
 /// not.
@@ -54,7 +54,7 @@ impl BodyService {
         let answered = Arc::clone(body);
         // Under the lock: a utimes is either in this command or proposed after it.
         self.ring.propose(
-            Cred::SYSTEM,
+            Caller::DAEMON,
             op,
             Box::new(move |outcome| {
                 // The receiver is gone only when the node stops; the journal has the version.
@@ -136,7 +136,7 @@ impl BodyService {
                     sealing.step = Step::Stored;
                     again = Some(AGAIN);
                 }
-                Err(ProposeError::NoQuorum { .. }) => {
+                Err(ProposeError::NoQuorum { .. } | ProposeError::Interrupted) => {
                     sealing.step = Step::Unanswered;
                     again = Some(AGAIN);
                 }

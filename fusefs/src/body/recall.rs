@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use engine::command::{Cred, Op};
+use engine::command::Op;
 use engine::ids::{Gsn, Ino};
 use tokio::sync::oneshot;
 
@@ -11,7 +11,7 @@ use super::BodyService;
 use super::error::tables;
 use super::state::Token;
 use super::table::OpenBody;
-use crate::ops::ports::{BodyError, ProposeError};
+use crate::ops::ports::{BodyError, Caller, ProposeError};
 
 impl BodyService {
     /// Stops writes of `ino`, seals and publishes what was written, and has the release of
@@ -64,7 +64,7 @@ impl BodyService {
             let done = Box::new(move |outcome: Result<_, _>| {
                 let _ = tell.send(outcome.map(drop));
             });
-            self.ring.propose(Cred::SYSTEM, op, done);
+            self.ring.propose(Caller::DAEMON, op, done);
             match told.await {
                 // A refusal says that the file is gone, or the token elsewhere already.
                 Ok(Ok(())) => return Ok(()),

@@ -16,7 +16,6 @@ use crate::demo::up::{Up, Wishes, start_zone, up};
 
 #[derive(Args)]
 #[command(
-    args_conflicts_with_subcommands = true,
     after_help = "Examples:\n  \
     fusion demo                        # start (or complete) it and show what it does\n  \
     fusion demo up --rtt 20,80,90      # round trips z1-z2, z1-z3, z2-z3 in milliseconds\n  \
@@ -67,7 +66,7 @@ enum DemoVerb {
     Restart { zone: String },
 }
 
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Debug, Default, PartialEq)]
 struct UpArgs {
     /// Number of zones of a new demo; 3 if not given
     #[arg(long, value_name = "N")]
@@ -118,6 +117,10 @@ impl DemoArgs {
             None => default_root()?,
         };
         path_text(&root)?;
+        if self.verb.is_some() && self.up != UpArgs::default() {
+            return Err(ControlError::usage("--zones, --rtt, --wan and --no-tour belong behind `up`")
+                .hint("fusion demo up --rtt 20,80,90"));
+        }
         match self.verb.unwrap_or(DemoVerb::Up(self.up)) {
             DemoVerb::Up(args) => bring_up(globals, &root, args).await,
             DemoVerb::Down { purge } => take_down(globals, &root, purge).await,

@@ -1,8 +1,8 @@
 //! Requests from the kernel: decode, call [`Fs`], reply.
 //!
-//! fuser answers FUSE_INTERRUPT with ENOSYS, so the kernel does not interrupt what was handed
-//! to us: a call that waits for a quorum ends with its outcome or its timeout, not with a
-//! signal.
+//! fuser answers FUSE_INTERRUPT with ENOSYS, so the kernel does not tell us of signals. A call
+//! that waits for the order is interrupted all the same: [`Caller::task`] lets the node look
+//! for them.
 
 use std::ffi::OsStr;
 use std::io;
@@ -26,7 +26,7 @@ use super::entry::NewEntry;
 use super::errno::errno;
 use super::listing;
 use super::reply::{FOREVER, GENERATION, NO_TIME, file_attr, no_entry, timestamp};
-use crate::ops::ports::Handle;
+use crate::ops::ports::{Caller, Handle};
 use crate::ops::{Fs, FsDone, FsError, NewInode, SetTime, Wanted, Written};
 
 pub struct Adapter {
@@ -53,7 +53,7 @@ impl Adapter {
     ) {
         match self.new_inode(parent, name, mode) {
             Ok((new, entry)) => {
-                self.fs().make(cred(req), new, kind, entry_done(entry, reply));
+                self.fs().make(caller(req), new, kind, entry_done(entry, reply));
             }
             Err(e) => reply.error(errno(&e)),
         }
@@ -146,7 +146,7 @@ impl Filesystem for Adapter {
             Ok(attr) => reply.attr(&NO_TIME, &file_attr(&attr)),
             Err(e) => reply.error(errno(&e)),
         });
-        self.fs().set_attr(cred(req), ino, wanted, done);
+        self.fs().set_attr(caller(req), ino, wanted, done);
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
@@ -203,14 +203,14 @@ impl Filesystem for Adapter {
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         match parse(name) {
-            Ok(name) => self.fs().unlink(cred(req), Ino(parent.0), name, empty(reply)),
+            Ok(name) => self.fs().unlink(caller(req), Ino(parent.0), name, empty(reply)),
             Err(e) => reply.error(errno(&e)),
         }
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         match parse(name) {
-            Ok(name) => self.fs().rmdir(cred(req), Ino(parent.0), name, empty(reply)),
+            Ok(name) => self.fs().rmdir(caller(req), Ino(parent.0), name, empty(reply)),
             Err(e) => reply.error(errno(&e)),
         }
     }
@@ -235,7 +235,7 @@ impl Filesystem for Adapter {
         match parse(name).and_then(|name| Ok((name, parse(newname)?))) {
             Ok((name, newname)) => {
                 let (from, to) = ((Ino(parent.0), name), (Ino(newparent.0), newname));
-                self.fs().rename(cred(req), from, to, how, empty(reply));
+                self.fs().rename(caller(req), from, to, how, empty(reply));
             }
             Err(e) => reply.error(errno(&e)),
         }
@@ -255,7 +255,7 @@ impl Filesystem for Adapter {
             Err(e) => return reply.error(errno(&e)),
         };
         let done = entry_done(NewEntry::expect(&self.kernel, ino, parent), reply);
-        self.fs().link(cred(req), ino, parent, name, done);
+        self.fs().link(caller(req), ino, parent, name, done);
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -301,7 +301,7 @@ impl Filesystem for Adapter {
             },
             Err(e) => reply.error(errno(&e)),
         });
-        self.fs().create(cred(req), new, exclusive, done);
+        self.fs().create(caller(req), new, exclusive, done);
     }
 
     fn read(
@@ -448,7 +448,7 @@ impl Filesystem for Adapter {
             libc::XATTR_REPLACE => XattrHow::Replace,
             _ => return reply.error(Errno::EINVAL),
         };
-        self.fs().set_xattr(cred(req), Ino(ino.0), name.as_bytes(), value, how, empty(reply));
+        self.fs().set_xattr(caller(req), Ino(ino.0), name.as_bytes(), value, how, empty(reply));
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -460,7 +460,7 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.fs().remove_xattr(cred(req), Ino(ino.0), name.as_bytes(), empty(reply));
+        self.fs().remove_xattr(caller(req), Ino(ino.0), name.as_bytes(), empty(reply));
     }
 
     fn fallocate(
@@ -500,8 +500,8 @@ impl Filesystem for Adapter {
     }
 }
 
-fn cred(req: &Request) -> Cred {
-    Cred { uid: req.uid(), gid: req.gid() }
+fn caller(req: &Request) -> Caller {
+    Caller { cred: Cred { uid: req.uid(), gid: req.gid() }, task: Some(req.pid()) }
 }
 
 fn parse(name: &OsStr) -> Result<Name, FsError> {

@@ -38,6 +38,10 @@ pub use options::{MountOptions, OptionsError};
 
 /// What one mount shares between requests and applied commands.
 ///
+/// A node mounts a volume once. A second `Kernel` beside it would be told `Origin::Caller` of
+/// what the other's callers did, and would see none of their writes before the publish; other
+/// places get a bind mount, which shares the kernel's caches.
+///
 /// Made and told to the applier before it is mounted, so that no applied command is missed.
 pub struct Kernel {
     fs: Arc<Fs>,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use engine::command::{Cred, Member, Op};
+use engine::command::{Member, Op};
 use engine::ids::ZoneId;
 use engine::outcome::{Outcome, Refusal};
 use wire::identity::is_valid_name;
@@ -43,7 +43,7 @@ impl Admission {
         for _ in 0..ID_ATTEMPTS {
             let member = self.candidate(&request)?;
             let op = Op::AdmitNode { node: member.clone(), token: Some(request.token) };
-            match self.proposals.propose_and_wait(Cred::SYSTEM, op).await {
+            match self.proposals.propose_and_wait(op).await {
                 Ok(Outcome::Refused(Refusal::IdInUse)) => {}
                 Ok(Outcome::Refused(refusal)) => return Err(refusal.to_string()),
                 Ok(_) => {

@@ -14,7 +14,7 @@ use engine::outcome::Outcome;
 use store::Store;
 
 use super::driver::Event;
-use super::proposals::Proposals;
+use super::proposals::{Proposals, Waiter};
 use super::pulse::Pulse;
 use crate::ops::ports::{Done, OnApplied, Origin, ProposeError};
 
@@ -118,10 +118,10 @@ impl ApplyThread {
                     let applied = apply(overlay, record.gsn, command)?;
                     let mut origin = Origin::Elsewhere;
                     if let Some(outcome) = applied.outcome
-                        && let Some(waiting) = self.proposals.finish(command.id)
+                        && let Waiter::Here { done, task } = self.proposals.finish(command.id)
                     {
-                        origin = if waiting.is_caller { Origin::Caller } else { Origin::Daemon };
-                        finished.push(Finished { done: waiting.done, outcome });
+                        origin = if task.is_some() { Origin::Caller } else { Origin::Daemon };
+                        finished.push(Finished { done, outcome });
                     }
                     if !applied.touched.is_empty() {
                         changes.push(Change { gsn: record.gsn, touched: applied.touched, origin });

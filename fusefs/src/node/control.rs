@@ -6,7 +6,7 @@ use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use engine::command::{Body, Cred, Member, Op};
+use engine::command::{Body, Member, Op};
 use engine::consensus::Input;
 use engine::ids::{Gsn, NodeId};
 use engine::namespace::{FileType, Inode};
@@ -97,7 +97,7 @@ impl Node {
     }
 
     async fn propose(&self, op: Op) -> Result<(), ControlError> {
-        match self.parts.proposals.propose_and_wait(Cred::SYSTEM, op).await {
+        match self.parts.proposals.propose_and_wait(op).await {
             Ok(Outcome::Refused(refusal)) => Err(ControlError::refused(refusal.to_string())),
             Ok(_) => Ok(()),
             Err(error @ ProposeError::NoQuorum { .. }) => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::command::{Cred, Op};
+use engine::command::Op;
 use engine::ids::{Gsn, Ino, NodeId, VolumeId};
 use engine::namespace::tables::{Tables, TablesError};
 use engine::outcome::Outcome;
@@ -16,7 +16,7 @@ use super::clock;
 use super::inodes::InodeNumbers;
 use super::proposals::Proposals;
 use super::pulse::Pulse;
-use crate::ops::ports::{Done, ProposeError, Ring, SharedTables, View};
+use crate::ops::ports::{Caller, Done, ProposeError, Ring, SharedTables, View};
 
 pub struct LocalRing {
     pub me: NodeId,
@@ -74,8 +74,8 @@ impl Ring for LocalRing {
         clock::timestamp()
     }
 
-    fn propose(&self, cred: Cred, op: Op, done: Done<Outcome, ProposeError>) {
-        self.proposals.propose(cred, op, done);
+    fn propose(&self, caller: Caller, op: Op, done: Done<Outcome, ProposeError>) {
+        self.proposals.propose(caller, op, done);
     }
 
     fn recall(&self, holder: NodeId, ino: Ino, done: Done<(), ProposeError>) {

@@ -31,6 +31,7 @@ mod proposals;
 mod pulse;
 mod report;
 mod setup;
+mod signals;
 mod start;
 
 pub use control::Node;

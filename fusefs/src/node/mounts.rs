@@ -13,7 +13,7 @@ use crate::kernel::{Kernel, MountError, MountOptions, Mounted};
 use crate::ops::Fs;
 use crate::ops::ports::{Bodies, OnApplied, Origin, Ring};
 
-/// Every mount of this daemon. Each has its own view of what its kernel knows.
+/// The mount of this daemon: one at a time.
 pub struct Mounts {
     ring: Arc<dyn Ring>,
     bodies: Arc<dyn Bodies>,
@@ -40,6 +40,13 @@ impl Mounts {
         let directory = canonical(&request.directory);
         if let Some(known) = active.iter().find(|mount| mount.mounted.path() == directory) {
             return Ok(known.report.clone());
+        }
+        // A second kernel view would not hear of what is written through the first one before
+        // it is published; a bind mount shares the first one's caches.
+        if let Some(other) = active.first() {
+            let first = &other.report.directory;
+            return Err(ControlError::refused(format!("this daemon shows the tree at {first} already"))
+                .hint(format!("mount --bind {first} {}", request.directory.display())));
         }
         let mut options =
             MountOptions { source: request.source.clone(), ..MountOptions::default() };

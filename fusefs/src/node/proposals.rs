@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
 
-use engine::command::{Command, Cred, Op};
+use engine::command::{Command, Op};
 use engine::ids::{NodeId, OpId};
 use engine::outcome::Outcome;
 use parking_lot::Mutex;
 
 use super::clock;
 use super::driver::Event;
-use crate::ops::ports::{Done, ProposeError};
+use super::signals;
+use crate::ops::ports::{Caller, Done, ProposeError};
 
 /// Gives commands their ids and remembers who waits for them. The ring proposes a command
 /// again, under its id, until it is applied, so each waiting caller is answered once.
@@ -29,11 +31,18 @@ struct State {
     closed: Option<ProposeError>,
 }
 
-/// Who waits for a command.
-pub struct Waiting {
-    pub done: Done<Outcome, ProposeError>,
-    /// False for the daemon's own commands, of whose effects the kernel does not know.
-    pub is_caller: bool,
+struct Waiting {
+    done: Done<Outcome, ProposeError>,
+    since: Instant,
+    task: Option<u32>,
+}
+
+/// What became of an own command's caller.
+pub enum Waiter {
+    /// Waits; also the daemon itself, for its own commands (`task` is `None`).
+    Here { done: Done<Outcome, ProposeError>, task: Option<u32> },
+    /// There is none: of another node or start, or already answered with an error.
+    Gone,
 }
 
 impl Proposals {
@@ -41,17 +50,7 @@ impl Proposals {
         Proposals { me, boot, events, state: Mutex::default() }
     }
 
-    pub fn propose(&self, cred: Cred, op: Op, done: Done<Outcome, ProposeError>) {
-        let is_caller = !matches!(
-            op,
-            Op::Publish { .. }
-                | Op::TakeToken { .. }
-                | Op::ReleaseToken { .. }
-                | Op::HeldUpto { .. }
-                | Op::AdmitNode { .. }
-                | Op::MoveNode { .. }
-                | Op::Noop
-        );
+    pub fn propose(&self, caller: Caller, op: Op, done: Done<Outcome, ProposeError>) {
         let time = clock::timestamp();
         let mut state = self.state.lock();
         if let Some(error) = &state.closed {
@@ -61,30 +60,53 @@ impl Proposals {
         }
         state.last_seq += 1;
         let id = OpId { origin: self.me, boot: self.boot, seq: state.last_seq };
-        state.waiting.insert(id.seq, Waiting { done, is_caller });
+        let waiting = Waiting { done, since: Instant::now(), task: caller.task };
+        state.waiting.insert(id.seq, waiting);
         // Under the lock: the sequence in the channel is the sequence of the ids.
-        let _ = self.events.send(Event::Commands(vec![Command { id, time, cred, op }]));
+        let _ = self.events.send(Event::Commands(vec![Command {
+            id,
+            time,
+            cred: caller.cred,
+            op,
+        }]));
     }
 
-    /// As [`Self::propose`], for async callers.
-    pub async fn propose_and_wait(&self, cred: Cred, op: Op) -> Result<Outcome, ProposeError> {
+    /// A command of the daemon itself, for async callers.
+    pub async fn propose_and_wait(&self, op: Op) -> Result<Outcome, ProposeError> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         // The receiver is gone when the caller gave up; the command happens all the same.
-        self.propose(cred, op, Box::new(move |result| drop(sender.send(result))));
+        self.propose(Caller::DAEMON, op, Box::new(move |result| drop(sender.send(result))));
         receiver.await.unwrap_or(Err(ProposeError::Stopping))
     }
 
-    /// Takes out who waits for `id`; `None` for other nodes' and earlier starts' commands.
-    pub fn finish(&self, id: OpId) -> Option<Waiting> {
+    /// Takes out who waits for `id`.
+    pub fn finish(&self, id: OpId) -> Waiter {
         if (id.origin, id.boot) != (self.me, self.boot) {
-            return None;
+            return Waiter::Gone;
         }
-        self.state.lock().waiting.remove(&id.seq)
+        match self.state.lock().waiting.remove(&id.seq) {
+            Some(Waiting { done, task, .. }) => Waiter::Here { done, task },
+            None => Waiter::Gone,
+        }
     }
 
-    /// Commands without an outcome yet.
-    pub fn waiting(&self) -> usize {
-        self.state.lock().waiting.len()
+    /// Answers the callers that have waited for a while and for which a signal has come. Their
+    /// commands stay proposed: they may happen later, as if somebody else had wanted them.
+    pub fn interrupt(&self) {
+        let mut state = self.state.lock();
+        let interrupted: Vec<u64> = state
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| waiting.since.elapsed() >= INTERRUPT_AFTER)
+            .filter(|(_, waiting)| waiting.task.is_some_and(signals::is_pending))
+            .map(|(seq, _)| *seq)
+            .collect();
+        let interrupted: Vec<Waiting> =
+            interrupted.iter().filter_map(|seq| state.waiting.remove(seq)).collect();
+        drop(state);
+        for waiting in interrupted {
+            (waiting.done)(Err(ProposeError::Interrupted));
+        }
     }
 
     /// Answers everybody who waits, and everybody who comes, with `error`.
@@ -98,3 +120,9 @@ impl Proposals {
         }
     }
 }
+
+/// An operation that takes less is over before anybody could wish to interrupt it; looking at
+/// signals costs a file of /proc for each that takes more.
+const INTERRUPT_AFTER: Duration = Duration::from_millis(300);
+/// How often to look: what a person at a terminal does not notice.
+pub const INTERRUPT_EVERY: Duration = Duration::from_millis(100);

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use engine::command::{Cred, Member, Op};
+use engine::command::{Member, Op};
 use engine::consensus::Replica;
 use engine::namespace::View;
 use engine::outcome::Outcome;
@@ -27,7 +27,7 @@ use super::log::LogThread;
 use super::members::{Members, Promoter, peer};
 use super::mounts::Mounts;
 use super::order::{OrderService, OrderThread};
-use super::proposals::Proposals;
+use super::proposals::{INTERRUPT_EVERY, Proposals};
 use super::pulse::Pulse;
 use super::report::Reporter;
 use super::setup::{ROOT_VOLUME, failed, own_member, seeds};
@@ -184,7 +184,11 @@ pub async fn start(settings: Settings) -> Result<Arc<Node>, ControlError> {
         gossip: gossip.clone(),
     });
     let promoter = Promoter { ring: ring.clone(), pulse: pulse.clone(), events: events.clone() };
-    let tasks = vec![tokio::spawn(gossip.clone().run()), tokio::spawn(promoter.run())];
+    let tasks = vec![
+        tokio::spawn(gossip.clone().run()),
+        tokio::spawn(promoter.run()),
+        tokio::spawn(interrupt(proposals.clone())),
+    ];
 
     announce(&ring, &proposals, &member).await?;
     Ok(Node::new(Parts {
@@ -217,7 +221,7 @@ async fn announce(
         return Ok(());
     }
     let op = Op::AdmitNode { node: member.clone(), token: None };
-    match proposals.propose_and_wait(Cred::SYSTEM, op).await.map_err(failed)? {
+    match proposals.propose_and_wait(op).await.map_err(failed)? {
         Outcome::Refused(refusal) => Err(failed(refusal)),
         _ => Ok(()),
     }
@@ -240,6 +244,16 @@ async fn first_checkpoint(wire: &Arc<Wire>, store: &Store) -> Result<(), Control
             }
         }
         rounds.tick().await;
+    }
+}
+
+/// The kernel does not tell of signals (fuser refuses FUSE_INTERRUPT), so look for them.
+async fn interrupt(proposals: Arc<Proposals>) {
+    let mut ticks = tokio::time::interval(INTERRUPT_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        proposals.interrupt();
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use engine::command::{Cred, Op};
+use engine::command::{Op};
 use engine::ids::Ino;
 use engine::namespace::Inode;
 use engine::outcome::Outcome;
 
 use super::error::FsError;
 use super::orphans::Orphans;
-use super::ports::{Bodies, Ring, View};
+use super::ports::{Caller, Bodies, Ring, View};
 
 /// One volume, as the processes of this node see it.
 pub struct Fs {
@@ -76,9 +76,9 @@ impl Fs {
     }
 
     /// Proposes `op`; a refusal is an error.
-    pub(super) fn agree(&self, cred: Cred, op: Op, done: FsDone<Outcome>) {
+    pub(super) fn agree(&self, caller: Caller, op: Op, done: FsDone<Outcome>) {
         self.ring.propose(
-            cred,
+            caller,
             op,
             Box::new(move |result| {
                 done(match result {
@@ -91,8 +91,8 @@ impl Fs {
     }
 
     /// As [`Self::agree`], for commands whose outcome says nothing more.
-    pub(super) fn agree_done(&self, cred: Cred, op: Op, done: FsDone<()>) {
-        self.agree(cred, op, expect_done(done));
+    pub(super) fn agree_done(&self, caller: Caller, op: Op, done: FsDone<()>) {
+        self.agree(caller, op, expect_done(done));
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use engine::command::{Cred, Kind, Name, Op};
+use engine::command::{Kind, Name, Op};
 use engine::ids::Ino;
 use engine::outcome::{Outcome, Refusal};
 
 use super::error::FsError;
 use super::fs::{Fs, FsDone};
-use super::ports::Handle;
+use super::ports::{Caller, Handle};
 
 /// An inode that is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,11 +23,11 @@ pub struct NewInode {
 
 impl Fs {
     /// Makes an inode of any kind.
-    pub fn make(&self, cred: Cred, new: NewInode, kind: Kind, done: FsDone<()>) {
+    pub fn make(&self, caller: Caller, new: NewInode, kind: Kind, done: FsDone<()>) {
         let NewInode { parent, name, ino, mode } = new;
         let op = Op::Make { parent, name, ino, kind, mode: mode & 0o7777, exclusive: true };
         self.agree(
-            cred,
+            caller,
             op,
             Box::new(move |result| {
                 done(match result {
@@ -47,7 +47,7 @@ impl Fs {
     /// again, and opens ([`FsError::Overtaken`]).
     pub fn create(
         self: &Arc<Self>,
-        cred: Cred,
+        caller: Caller,
         new: NewInode,
         exclusive: bool,
         done: FsDone<Handle>,
@@ -58,6 +58,6 @@ impl Fs {
             Err(FsError::Refused(Refusal::Exists)) if !exclusive => done(Err(FsError::Overtaken)),
             Err(e) => done(Err(e)),
         });
-        self.make(cred, new, Kind::File, made);
+        self.make(caller, new, Kind::File, made);
     }
 }

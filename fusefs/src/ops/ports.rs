@@ -61,7 +61,7 @@ pub trait Ring: Send + Sync {
     /// Proposes `op`, with the time of now. `done` runs when it was applied here, after
     /// every [`OnApplied`] was told; with an error, the operation may still happen later, and
     /// is then applied with [`Origin::Elsewhere`]. The commands of one thread keep their order.
-    fn propose(&self, cred: Cred, op: Op, done: Done<Outcome, ProposeError>);
+    fn propose(&self, caller: Caller, op: Op, done: Done<Outcome, ProposeError>);
 
     /// Asks `holder` to seal what it wrote to `ino` and to release the write token. `done`
     /// runs when the holder says so, or with an error when it could not be asked or did not
@@ -69,11 +69,27 @@ pub trait Ring: Send + Sync {
     fn recall(&self, holder: NodeId, ino: Ino, done: Done<(), ProposeError>);
 }
 
+/// Who wants an operation and waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    pub cred: Cred,
+    /// The thread that is stopped in the call, by its number here. A signal for it ends its
+    /// wait with [`ProposeError::Interrupted`]. `None`: the daemon, for itself.
+    pub task: Option<u32>,
+}
+
+impl Caller {
+    /// This node's daemon.
+    pub const DAEMON: Caller = Caller { cred: Cred::SYSTEM, task: None };
+}
+
 /// Why an operation has no outcome.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ProposeError {
     #[error("no majority of the ring answered within {waited_ms} ms")]
     NoQuorum { waited_ms: u64 },
+    #[error("a signal came while the operation waited; it may still happen")]
+    Interrupted,
     #[error("this node is stopping")]
     Stopping,
     #[error("this node cut itself off from its order: {0}")]

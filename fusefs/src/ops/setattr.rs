@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use engine::command::{Cred, Op, SetAttr};
+use engine::command::{Op, SetAttr};
 use engine::ids::Ino;
 use engine::namespace::Inode;
 use engine::outcome::Refusal;
@@ -13,6 +13,7 @@ use engine::time::Timestamp;
 
 use super::error::FsError;
 use super::file::body_done;
+use super::ports::Caller;
 use super::fs::{Fs, FsDone, expect_done};
 use super::token::{Attempt, Patience};
 
@@ -36,7 +37,7 @@ pub enum SetTime {
 }
 
 impl Fs {
-    pub fn set_attr(self: &Arc<Self>, cred: Cred, ino: Ino, wanted: Wanted, done: FsDone<()>) {
+    pub fn set_attr(self: &Arc<Self>, caller: Caller, ino: Ino, wanted: Wanted, done: FsDone<()>) {
         let now = self.ring.now();
         let time = |wanted: Option<SetTime>| {
             wanted.map(|wanted| match wanted {
@@ -53,7 +54,7 @@ impl Fs {
             mtime: time(wanted.mtime),
         };
         let Some(size) = set.size else {
-            return self.set_rest(cred, ino, set, done);
+            return self.set_rest(caller, ino, set, done);
         };
         match self.record(ino) {
             Ok(inode) if inode.is_file() => {}
@@ -65,15 +66,15 @@ impl Fs {
             Arc::new(move |fs, done| fs.bodies.truncate(ino, size, body_done(done)));
         let fs = Arc::clone(self);
         let truncated: FsDone<bool> = Box::new(move |result| match result {
-            Ok(true) => fs.set_rest(cred, ino, SetAttr { size: None, ..set }, done),
-            Ok(false) => fs.set_rest(cred, ino, set, done),
+            Ok(true) => fs.set_rest(caller, ino, SetAttr { size: None, ..set }, done),
+            Ok(false) => fs.set_rest(caller, ino, set, done),
             Err(e) => done(Err(e)),
         });
         self.with_token(ino, Patience::new(), attempt, truncated);
     }
 
     /// Sets what the stage has not taken already.
-    fn set_rest(self: &Arc<Self>, cred: Cred, ino: Ino, mut set: SetAttr, done: FsDone<()>) {
+    fn set_rest(self: &Arc<Self>, caller: Caller, ino: Ino, mut set: SetAttr, done: FsDone<()>) {
         if self.set_pinned(ino, &set) {
             return done(Ok(()));
         }
@@ -93,7 +94,7 @@ impl Fs {
             Err(FsError::Refused(Refusal::NotFound)) if fs.set_pinned(ino, &set) => done(Ok(())),
             result => done(result),
         });
-        self.agree_recalling(cred, ino, op, Patience::new(), expect_done(agreed));
+        self.agree_recalling(caller, ino, op, Patience::new(), expect_done(agreed));
     }
 
     /// Sets attributes of an orphan; false when `ino` is none.

@@ -6,13 +6,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::command::{Cred, Op};
+use engine::command::{Op};
 use engine::ids::{Ino, NodeId};
 use engine::outcome::{Outcome, Refusal};
 
 use super::error::FsError;
 use super::fs::{Fs, FsDone, expect_done};
-use super::ports::BodyError;
+use super::ports::{Caller, BodyError};
 
 /// How long one call goes on asking for a token that other nodes keep taking back.
 #[derive(Clone, Copy)]
@@ -81,14 +81,14 @@ impl Fs {
             }
             Err(e) => done(Err(e)),
         });
-        self.agree_recalling(Cred::SYSTEM, ino, op, patience, expect_done(taken));
+        self.agree_recalling(Caller::DAEMON, ino, op, patience, expect_done(taken));
     }
 
     /// Has `op` on `ino` agreed; while another node's write token stands against it, recalls
     /// that and tries again.
     pub(super) fn agree_recalling(
         self: &Arc<Self>,
-        cred: Cred,
+        caller: Caller,
         ino: Ino,
         op: Op,
         patience: Patience,
@@ -97,7 +97,7 @@ impl Fs {
         let fs = Arc::clone(self);
         let repeat = op.clone();
         self.agree(
-            cred,
+            caller,
             op,
             Box::new(move |result| {
                 let Err(FsError::Refused(Refusal::TokenHeld(holder))) = result else {
@@ -108,7 +108,7 @@ impl Fs {
                 };
                 let ring = Arc::clone(&fs.ring);
                 let recalled = Box::new(move |result| match result {
-                    Ok(()) => fs.agree_recalling(cred, ino, repeat, patience, done),
+                    Ok(()) => fs.agree_recalling(caller, ino, repeat, patience, done),
                     Err(e) => done(Err(FsError::Order(e))),
                 });
                 ring.recall(holder, ino, recalled);

@@ -1,10 +1,11 @@
 //! Extended attributes. `user.fusion.*` are answered by the filesystem itself, can't be set,
 //! and are not listed, so that copying programs don't copy them.
 
-use engine::command::{Cred, Op, XattrHow};
+use engine::command::{Op, XattrHow};
 use engine::ids::Ino;
 
 use super::error::FsError;
+use super::ports::Caller;
 use super::fs::{Fs, FsDone};
 
 impl Fs {
@@ -45,7 +46,7 @@ impl Fs {
 
     pub fn set_xattr(
         &self,
-        cred: Cred,
+        caller: Caller,
         ino: Ino,
         name: &[u8],
         value: &[u8],
@@ -56,14 +57,14 @@ impl Fs {
             return done(Err(e));
         }
         let op = Op::SetXattr { ino, name: name.to_vec(), value: value.to_vec(), how };
-        self.agree_done(cred, op, done);
+        self.agree_done(caller, op, done);
     }
 
-    pub fn remove_xattr(&self, cred: Cred, ino: Ino, name: &[u8], done: FsDone<()>) {
+    pub fn remove_xattr(&self, caller: Caller, ino: Ino, name: &[u8], done: FsDone<()>) {
         if let Err(e) = check_changeable(name) {
             return done(Err(e));
         }
-        self.agree_done(cred, Op::RemoveXattr { ino, name: name.to_vec() }, done);
+        self.agree_done(caller, Op::RemoveXattr { ino, name: name.to_vec() }, done);
     }
 
     /// `gsn`: the agreement that changed the inode last. `zones`: who holds the bytes,

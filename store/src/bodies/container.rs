@@ -1,10 +1,13 @@
 //! A larger sealed body in a file of its own:
 //!
 //! ```text
-//! | body .. | manifest .. | footer 60 |
-//! footer: | body id 32 | body len u64 | manifest len u32 | version u16 | flags u16
+//! | body .. | manifest .. | footer 68 |
+//! footer: | body id 32 | body len u64 | stage u64 | manifest len u32 | version u16 | flags u16
 //!         | crc32c u32 of manifest and footer so far | magic "FUSBODY1" |      (little endian)
 //! ```
+//!
+//! `stage` is the stage that became this container, or 0: after a crash it tells which file's
+//! bytes these are.
 //!
 //! The body comes first and raw, so that the file that was written *is* the container, holes
 //! and alignment included, and the kernel can read it directly. The footer comes last, so
@@ -18,12 +21,13 @@ use std::path::Path;
 use engine::ids::BodyId;
 
 use super::index::ContainerPlace;
+use super::stage::StageId;
 use crate::StoreError;
 use crate::layout::Area;
 
 const MAGIC: &[u8; 8] = b"FUSBODY1";
 const VERSION: u16 = 1;
-pub const FOOTER_BYTES: usize = 60;
+pub const FOOTER_BYTES: usize = 68;
 
 /// A manifest lists chunks of 64 KiB and more at about 40 bytes each; this is enough for more
 /// than a terabyte, and bounds what a damaged length can make us allocate.
@@ -33,15 +37,16 @@ pub const MANIFEST_BYTES_MAX: usize = 1 << 30;
 pub struct Footer {
     pub id: BodyId,
     pub body_len: u64,
+    pub stage: Option<StageId>,
     pub manifest_len: u32,
 }
 
-impl Footer {
-    /// The container file's length.
-    pub fn file_len(&self) -> u64 {
-        self.body_len + u64::from(self.manifest_len) + FOOTER_BYTES as u64
-    }
+/// The length of the container file at `place`.
+pub fn file_len(place: ContainerPlace) -> u64 {
+    place.body_len + u64::from(place.manifest_len) + FOOTER_BYTES as u64
+}
 
+impl Footer {
     pub fn place(&self, area: Area) -> ContainerPlace {
         ContainerPlace { area, body_len: self.body_len, manifest_len: self.manifest_len }
     }
@@ -50,11 +55,14 @@ impl Footer {
         let mut bytes = [0; FOOTER_BYTES];
         bytes[..32].copy_from_slice(&self.id.0);
         bytes[32..40].copy_from_slice(&self.body_len.to_le_bytes());
-        bytes[40..44].copy_from_slice(&self.manifest_len.to_le_bytes());
-        bytes[44..46].copy_from_slice(&VERSION.to_le_bytes());
-        let checksum = crc32c::crc32c_append(crc32c::crc32c(manifest), &bytes[..48]);
-        bytes[48..52].copy_from_slice(&checksum.to_le_bytes());
-        bytes[52..].copy_from_slice(MAGIC);
+        // Boots count from 1, so no stage is 0.
+        let stage = self.stage.map_or(0, |stage| stage.0);
+        bytes[40..48].copy_from_slice(&stage.to_le_bytes());
+        bytes[48..52].copy_from_slice(&self.manifest_len.to_le_bytes());
+        bytes[52..54].copy_from_slice(&VERSION.to_le_bytes());
+        let checksum = crc32c::crc32c_append(crc32c::crc32c(manifest), &bytes[..56]);
+        bytes[56..60].copy_from_slice(&checksum.to_le_bytes());
+        bytes[60..].copy_from_slice(MAGIC);
         bytes
     }
 }
@@ -65,6 +73,7 @@ pub fn finish(
     file: &File,
     path: &Path,
     id: BodyId,
+    stage: Option<StageId>,
     body_len: u64,
     manifest: &[u8],
 ) -> Result<Footer, StoreError> {
@@ -72,7 +81,7 @@ pub fn finish(
         .ok()
         .filter(|_| manifest.len() <= MANIFEST_BYTES_MAX)
         .ok_or_else(|| StoreError::Invalid("the manifest is too large".to_owned()))?;
-    let footer = Footer { id, body_len, manifest_len };
+    let footer = Footer { id, body_len, stage, manifest_len };
     let write = || {
         // What an interrupted earlier attempt appended.
         file.set_len(body_len)?;
@@ -92,15 +101,17 @@ pub fn read(file: &File, id: BodyId) -> Result<(Footer, Vec<u8>), String> {
     let at = file_len.checked_sub(FOOTER_BYTES as u64).ok_or("it is too short")?;
     let mut bytes = [0; FOOTER_BYTES];
     file.read_exact_at(&mut bytes, at).map_err(text)?;
+    let stage = u64::from_le_bytes(bytes[40..48].try_into().expect("8 bytes"));
     let found = Footer {
         id: BodyId(bytes[..32].try_into().expect("32 bytes")),
         body_len: u64::from_le_bytes(bytes[32..40].try_into().expect("8 bytes")),
-        manifest_len: u32::from_le_bytes(bytes[40..44].try_into().expect("4 bytes")),
+        stage: (stage != 0).then_some(StageId(stage)),
+        manifest_len: u32::from_le_bytes(bytes[48..52].try_into().expect("4 bytes")),
     };
-    if &bytes[52..] != MAGIC {
+    if &bytes[60..] != MAGIC {
         return Err("it has no footer".to_owned());
     }
-    let version = u16::from_le_bytes([bytes[44], bytes[45]]);
+    let version = u16::from_le_bytes([bytes[52], bytes[53]]);
     if version != VERSION {
         return Err(format!("its version {version} is unknown"));
     }
@@ -131,7 +142,7 @@ mod tests {
         let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
         let id = BodyId([5; 32]);
         file.write_all_at(b"the body", 0).unwrap();
-        let footer = finish(&file, &path, id, 8, b"manifest").unwrap();
+        let footer = finish(&file, &path, id, Some(StageId(7)), 8, b"manifest").unwrap();
         assert_eq!(read(&file, id).unwrap(), (footer, b"manifest".to_vec()));
         assert!(read(&file, BodyId([6; 32])).is_err());
 

@@ -168,7 +168,8 @@ impl Bodies {
         let mut bytes = Vec::new();
         for chunk in manifest.chunks() {
             bytes.resize(chunk.len as usize, 0);
-            let read = body.read_at(chunk.offset, &mut bytes).map_err(|e| damaged(e.to_string()))?;
+            let read =
+                body.read_at(chunk.offset, &mut bytes).map_err(|e| damaged(e.to_string()))?;
             if read < bytes.len() || !chunk.verify(&bytes, key) {
                 return Err(damaged(format!("the chunk at byte {} is wrong", chunk.offset)));
             }
@@ -180,10 +181,8 @@ impl Bodies {
     /// false.
     pub fn scan(&self, visit: &mut dyn FnMut(BodyInfo) -> bool) -> Result<(), StoreError> {
         index::scan_places(&self.db, &mut |id, place| {
-            let cached = matches!(
-                place,
-                Place::Container(ContainerPlace { area: Area::Cache, .. })
-            );
+            let cached =
+                matches!(place, Place::Container(ContainerPlace { area: Area::Cache, .. }));
             Ok(visit(BodyInfo { id, len: place.body_len(), cached }))
         })
     }
@@ -233,9 +232,7 @@ impl Bodies {
             other => other.map_err(StoreError::io("open", &path))?,
         };
         let found = file.metadata().map_err(StoreError::io("open", &path))?.len();
-        let footer =
-            container::Footer { id, body_len: place.body_len, manifest_len: place.manifest_len };
-        if found != footer.file_len() {
+        if found != container::file_len(place) {
             return Err(damaged("its container is too long or too short"));
         }
         Ok(file)
@@ -248,18 +245,15 @@ fn store_manifest(manifest: &Manifest) -> Vec<u8> {
 }
 
 fn load_manifest(id: BodyId, len: u64, bytes: &[u8]) -> Result<Manifest, StoreError> {
-    let manifest = if bytes.is_empty() {
-        Manifest::of_one_chunk(id, len)
-    } else {
-        Manifest::decode(bytes)
-    };
-    manifest
-        .map_err(|error| StoreError::DamagedBody { id, detail: error.to_string() })
-        .and_then(|manifest| match manifest.len() == len {
+    let manifest =
+        if bytes.is_empty() { Manifest::of_one_chunk(id, len) } else { Manifest::decode(bytes) };
+    manifest.map_err(|error| StoreError::DamagedBody { id, detail: error.to_string() }).and_then(
+        |manifest| match manifest.len() == len {
             true => Ok(manifest),
             false => Err(StoreError::DamagedBody {
                 id,
                 detail: "its manifest has another length".to_owned(),
             }),
-        })
+        },
+    )
 }

@@ -246,8 +246,7 @@ fn read_record(
     file_len: u64,
 ) -> Result<Option<(BodyId, PackPlace)>, StoreError> {
     let read = |buf: &mut [u8], at| {
-        file.read_exact_at(buf, at)
-            .map_err(StoreError::io("read", &PathBuf::from(file_name(pack))))
+        file.read_exact_at(buf, at).map_err(StoreError::io("read", &PathBuf::from(file_name(pack))))
     };
     let mut bytes = vec![0; HEADER_BYTES];
     if file_len - offset < HEADER_BYTES as u64 {

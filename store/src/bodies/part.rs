@@ -92,9 +92,7 @@ impl Part {
             return Ok(());
         }
         self.space.admit(bytes.len() as u64)?;
-        self.file
-            .write_all_at(bytes, chunk.offset)
-            .map_err(StoreError::io("write", &self.path))?;
+        self.file.write_all_at(bytes, chunk.offset).map_err(StoreError::io("write", &self.path))?;
         let persist = {
             let mut state = self.state.lock();
             state.here.insert(chunk.offset, chunk.end());
@@ -186,11 +184,7 @@ impl Part {
     }
 
     fn record(&self, ranges: RangeSet) -> PartRecord {
-        PartRecord {
-            len: self.len(),
-            manifest: store_manifest(&self.manifest).into(),
-            ranges,
-        }
+        PartRecord { len: self.len(), manifest: store_manifest(&self.manifest).into(), ranges }
     }
 }
 

@@ -152,22 +152,14 @@ impl Bodies {
             put_durable_ends(&mut batch, &places);
             names.surplus.push(part.path().clone());
         } else {
-            let footer = container::finish(part.file(), part.path(), id, part.len(), &manifest)
-                .inspect_err(|_| part.fail())?;
+            let footer =
+                container::finish(part.file(), part.path(), id, None, part.len(), &manifest)
+                    .inspect_err(|_| part.fail())?;
             self.rename(part.path(), footer, area, &mut names)?;
         }
         batch.delete(part_key(id));
         self.finish(batch, names)?;
         self.parts.lock().remove(&id);
-        Ok(())
-    }
-
-    fn refuse_quarantined(&self, stage: StageId) -> Result<(), StoreError> {
-        let recorded = index::stage(&self.db, stage)?.map(|record| record.state);
-        if recorded == Some(StageState::Quarantined) || self.quarantined.lock().contains(&stage) {
-            let detail = format!("stage {stage} is quarantined: a sync of it failed");
-            return Err(StoreError::Invalid(detail));
-        }
         Ok(())
     }
 
@@ -224,7 +216,8 @@ impl Bodies {
             let mut footers = Vec::with_capacity(moving.len());
             for (Moving { id, manifest, stage }, (file, path, _)) in moving.iter().zip(&files) {
                 let bytes = store_manifest(manifest);
-                let footer = container::finish(file, path, *id, manifest.len(), &bytes)
+                let from = Some(*stage);
+                let footer = container::finish(file, path, *id, from, manifest.len(), &bytes)
                     .inspect_err(|error| {
                         quarantine(&self.db, &self.quarantined, *stage, error);
                     })?;
@@ -236,8 +229,7 @@ impl Bodies {
             Ok(footers) => footers,
             Err(error) => {
                 // Back to stages, as the next start would do.
-                for (Moving { manifest, .. }, (file, sealing, plain)) in moving.iter().zip(&files)
-                {
+                for (Moving { manifest, .. }, (file, sealing, plain)) in moving.iter().zip(&files) {
                     let undo = || {
                         file.set_len(manifest.len())?;
                         fs::rename(sealing, plain)

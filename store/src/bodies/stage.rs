@@ -182,7 +182,11 @@ impl Bodies {
     }
 
     /// Writes the journal record of a stage; durable when it returns if `sync` is set.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for a stage that a failed sync has quarantined.
     pub fn stage_record(&self, record: &StageRecord, sync: bool) -> Result<(), StoreError> {
+        self.refuse_quarantined(record.id)?;
         let mut batch = IndexBatch::new(&self.db);
         batch.put_stage(record, false);
         batch.write()?;
@@ -210,6 +214,15 @@ impl Bodies {
         self.quarantined.lock().remove(&id);
         if record.is_some() {
             self.forget_removed(id)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn refuse_quarantined(&self, stage: StageId) -> Result<(), StoreError> {
+        let recorded = index::stage(&self.db, stage)?.map(|record| record.state);
+        if recorded == Some(StageState::Quarantined) || self.quarantined.lock().contains(&stage) {
+            let detail = format!("stage {stage} is quarantined: a sync of it failed");
+            return Err(StoreError::Invalid(detail));
         }
         Ok(())
     }
@@ -313,6 +326,8 @@ mod tests {
         let failure = StoreError::Invalid("as a failed fdatasync would".to_owned());
         quarantine(&stage.db, &stage.quarantined, id, &failure);
         assert!(stage.sync().is_err());
+        let synced = StageRecord { state: StageState::Synced, ..record };
+        assert!(matches!(store.bodies().stage_record(&synced, true), Err(StoreError::Invalid(_))));
         drop((stage, store));
 
         let store = Store::open(dir.path(), &options).unwrap();

@@ -4,18 +4,16 @@
 //! again. Explained and useless: parts without a record, empty or removed stages: deleted.
 //! Not explained: moved to `lost+found`, never deleted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use engine::ids::BodyId;
 
 use super::container;
-use super::index::{
-    self, ContainerPlace, IndexBatch, Place, body_key, part_key, stage_key,
-};
+use super::index::{self, ContainerPlace, IndexBatch, Place, body_key, part_key, stage_key};
 use super::pack;
-use super::stage::{StageId, StageName, StageState, parse_name, stage_path};
+use super::stage::{StageId, StageName, StageRecord, StageState, parse_name, stage_path};
 use crate::StoreError;
 use crate::database::Database;
 use crate::layout::{Area, Layout, remove_file, sync_dir};
@@ -41,14 +39,18 @@ struct Sweeper<'a> {
     layout: &'a Layout,
     db: &'a Database,
     boot: u64,
+    /// Stages whose container was there without its index entry.
+    became: BTreeMap<StageId, BodyId>,
     swept: Swept,
 }
 
 pub fn sweep(layout: &Layout, db: &Database, boot: u64) -> Result<Swept, StoreError> {
-    let mut sweeper = Sweeper { layout, db, boot, swept: Swept::default() };
+    let mut sweeper =
+        Sweeper { layout, db, boot, became: BTreeMap::new(), swept: Swept::default() };
+    // Before the stages: it finds what became of some.
+    sweeper.containers()?;
     sweeper.stages()?;
     sweeper.parts()?;
-    sweeper.containers()?;
     sweeper.packs()?;
     let swept = sweeper.swept;
     if swept != Swept::default() {
@@ -59,15 +61,11 @@ pub fn sweep(layout: &Layout, db: &Database, boot: u64) -> Result<Swept, StoreEr
 
 impl Sweeper<'_> {
     fn stages(&mut self) -> Result<(), StoreError> {
-        let mut known = BTreeSet::new();
-        let mut sealed = BTreeSet::new();
+        let mut known = BTreeMap::new();
         let mut gone = Vec::new();
         index::scan_stages(self.db, &mut |id, record| match record {
             Some(record) => {
-                known.insert(id);
-                if matches!(record.state, StageState::Sealed(_)) {
-                    sealed.insert(id);
-                }
+                known.insert(id, record);
             }
             None => gone.push(id),
         })?;
@@ -88,7 +86,7 @@ impl Sweeper<'_> {
                 }
             };
             let path = stage_path(self.layout, id);
-            if known.contains(&id) {
+            if known.contains_key(&id) {
                 found.insert(id);
             } else if gone.contains(&id) || is_empty(&path)? {
                 self.remove(&path)?;
@@ -98,13 +96,18 @@ impl Sweeper<'_> {
         }
 
         let mut batch = IndexBatch::new(self.db);
-        for id in known.difference(&found) {
-            // A sealed stage has become a container or a pack record.
-            if !sealed.contains(id) {
-                tracing::warn!(stage = %id, "a stage's file is missing");
-                self.swept.stages_missing += 1;
-                batch.delete(stage_key(*id));
+        for (id, record) in known.iter().filter(|(id, _)| !found.contains(id)) {
+            if let StageState::Sealed(_) = record.state {
+                continue;
             }
+            if let Some(body) = self.became.get(id) {
+                let state = StageState::Sealed(*body);
+                batch.put_stage(&StageRecord { state, ..*record }, false);
+                continue;
+            }
+            tracing::warn!(stage = %id, "a stage's file is missing");
+            self.swept.stages_missing += 1;
+            batch.delete(stage_key(*id));
         }
         // The names first: see `stage_remove`.
         sync_dir(&dir)?;
@@ -204,6 +207,7 @@ impl Sweeper<'_> {
             match container::read(&file, id) {
                 Ok((footer, _)) => {
                     batch.put_place(id, Place::Container(footer.place(area)));
+                    self.became.extend(footer.stage.map(|stage| (stage, id)));
                     self.swept.containers_found += 1;
                 }
                 Err(detail) => {

@@ -226,7 +226,8 @@ impl Ring for FakeRing {
         clock()
     }
 
-    fn propose(&self, cred: Cred, op: Op, done: Done<Outcome, ProposeError>) {
+    fn propose(&self, caller: Caller, op: Op, done: Done<Outcome, ProposeError>) {
+        let cred = caller.cred;
         self.send(Proposal { node: HERE, cred, op, origin: Origin::Caller, done });
     }
 

@@ -8,7 +8,7 @@ use engine::time::Timestamp;
 use store::Store;
 use store::bodies::{Seal, SmallBody, StageRecord, StageState};
 
-use super::{check_prefix, child_dir, create, next_done, options, spawn_child, write_step, V};
+use super::{V, check_prefix, child_dir, create, next_done, options, spawn_child, write_step};
 
 #[test]
 fn kill_9_loses_nothing_that_was_synced() {

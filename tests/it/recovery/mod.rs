@@ -77,7 +77,10 @@ fn check_prefix(store: &Store) -> Result<u64, StoreError> {
         assert!(entries.keys().map(|idx| idx.0).eq(1..=entries.len() as u64), "no hole in the log");
         entries.len() as u64
     });
-    assert!(accepted == applied || accepted == applied + 1, "{accepted} accepted, {applied} applied");
+    assert!(
+        accepted == applied || accepted == applied + 1,
+        "{accepted} accepted, {applied} applied"
+    );
     let promised = recovered.promised.get(&LANE).map_or(0, |ballot| ballot.0);
     assert_eq!(promised, accepted, "the promise of a step comes with its entry");
 

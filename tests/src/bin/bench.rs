@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use tests::demo::Demo;
+use tests::cluster::{Cluster, Wishes};
 
 const ROUNDS: usize = 3;
 const FILES: usize = 500;
@@ -23,7 +23,7 @@ const RANDOM_OPS: usize = 4000;
 /// Lone operations for each zone.
 const LONE_OPS: usize = 50;
 /// Round trips z1-z2, z1-z3, z2-z3 in ms, and for each zone that to its nearest majority.
-const RTT_MS: &str = "20,80,90";
+const RTT_MS: [f64; 3] = [20.0, 80.0, 90.0];
 const BOUNDS_MS: [f64; 3] = [20.0, 20.0, 80.0];
 
 fn main() -> ExitCode {
@@ -50,8 +50,8 @@ fn run() -> anyhow::Result<()> {
 
 /// Operations per second (or MiB/s) without distance, beside the disk under the store.
 fn local() -> anyhow::Result<()> {
-    let demo = Demo::up(&[])?;
-    let native = demo.root().join("native");
+    let cluster = started(&Wishes::default())?;
+    let native = cluster.root().join("native");
     println!("three zones on this machine, no distance; medians of {ROUNDS} rounds");
     println!("{:<28} {:>12} {:>12} {:>8}", "", "local disk", "fusion", "ratio");
     let benches: [(&str, &str, fn(&Path) -> io::Result<f64>); 11] = [
@@ -73,7 +73,7 @@ fn local() -> anyhow::Result<()> {
         // In turn, so that a busy moment of the machine meets both.
         for round in 0..ROUNDS {
             theirs.push(in_fresh_dir(&native, round, bench).context("on the local disk")?);
-            ours.push(in_fresh_dir(&demo.mount(0), round, bench).context("on the mount")?);
+            ours.push(in_fresh_dir(&cluster.mount("z1"), round, bench).context("on the mount")?);
         }
         let (ours, theirs) = (median(ours), median(theirs));
         println!(
@@ -87,11 +87,13 @@ fn local() -> anyhow::Result<()> {
 
 /// A lone coordinated operation from each zone, beside the round trip to its nearest majority.
 fn wan() -> anyhow::Result<()> {
-    let demo = Demo::up(&["--rtt", RTT_MS])?;
-    println!("\nround trips {RTT_MS} ms (z1-z2, z1-z3, z2-z3): a lone mkdir");
+    let cluster =
+        started(&Wishes { round_trips_ms: RTT_MS.to_vec(), ..Wishes::default() })?;
+    let zones: Vec<&str> = cluster.zones().collect();
+    println!("\nround trips {RTT_MS:?} ms (z1-z2, z1-z3, z2-z3): a lone mkdir");
     println!("{:<6} {:>9} {:>9} {:>9} {:>8}", "zone", "bound ms", "p50 ms", "p99 ms", "ratio");
     for (at, bound) in BOUNDS_MS.into_iter().enumerate() {
-        let dir = demo.mount(at).join(format!("lone-{at}"));
+        let dir = cluster.mount(zones[at]).join(format!("lone-{at}"));
         fs::create_dir(&dir)?;
         let mut times = Vec::with_capacity(LONE_OPS);
         for op in 0..LONE_OPS {
@@ -101,13 +103,13 @@ fn wan() -> anyhow::Result<()> {
         }
         times.sort_by(f64::total_cmp);
         let (p50, p99) = (times[LONE_OPS / 2], times[LONE_OPS * 99 / 100]);
-        println!("{:<6} {bound:>9.1} {p50:>9.1} {p99:>9.1} {:>8.2}", demo.zone(at), p50 / bound);
+        println!("{:<6} {bound:>9.1} {p50:>9.1} {p99:>9.1} {:>8.2}", zones[at], p50 / bound);
     }
     println!("\nall zones at once, one writer each: mkdir");
     println!("{:<6} {:>9} {:>9} {:>9} {:>8}", "zone", "bound ms", "p50 ms", "p99 ms", "ratio");
     let writers: Vec<_> = (0..BOUNDS_MS.len())
         .map(|at| {
-            let dir = demo.mount(at).join(format!("mixed-{at}"));
+            let dir = cluster.mount(zones[at]).join(format!("mixed-{at}"));
             std::thread::spawn(move || -> io::Result<Vec<f64>> {
                 fs::create_dir(&dir)?;
                 let mut times = Vec::with_capacity(LONE_OPS);
@@ -125,14 +127,14 @@ fn wan() -> anyhow::Result<()> {
         let times = writer.join().expect("a writer does not panic")?;
         let (p50, p99) = (times[LONE_OPS / 2], times[LONE_OPS * 99 / 100]);
         let bound = BOUNDS_MS[at];
-        println!("{:<6} {bound:>9.1} {p50:>9.1} {p99:>9.1} {:>8.2}", demo.zone(at), p50 / bound);
+        println!("{:<6} {bound:>9.1} {p50:>9.1} {p99:>9.1} {:>8.2}", zones[at], p50 / bound);
     }
-    println!("\na file of 4 KiB written in {}, until it is read elsewhere", demo.zone(0));
+    println!("\na file of 4 KiB written in {}, until it is read elsewhere", zones[0]);
     for at in 1..BOUNDS_MS.len() {
         let mut times = Vec::new();
         for op in 0..10 {
             let name = format!("seen-{at}-{op}");
-            let (from, to) = (demo.mount(0).join(&name), demo.mount(at).join(&name));
+            let (from, to) = (cluster.mount(zones[0]).join(&name), cluster.mount(zones[at]).join(&name));
             let bytes = vec![op as u8 + 1; SMALL_BYTES];
             fs::write(&from, &bytes)?;
             let begin = Instant::now();
@@ -142,9 +144,13 @@ fn wan() -> anyhow::Result<()> {
             }
             times.push(begin.elapsed().as_secs_f64() * 1000.0);
         }
-        println!("{:<6} {:>9.1} ms after close", demo.zone(at), median(times));
+        println!("{:<6} {:>9.1} ms after close", zones[at], median(times));
     }
     Ok(())
+}
+
+fn started(wishes: &Wishes) -> anyhow::Result<Cluster> {
+    Cluster::start_with(wishes).context("this machine has no usable /dev/fuse")
 }
 
 fn in_fresh_dir(

@@ -20,7 +20,7 @@ use wire::{PeerInfo, Request, Response};
 use super::super::source::{Asking, Peers};
 use super::super::{BodyService, Config};
 use crate::ops::ports::{
-    Bodies, BodyError, Done, Handle, OnApplied, Origin, ProposeError, Ring, SharedTables, View,
+    Caller,     Bodies, BodyError, Done, Handle, OnApplied, Origin, ProposeError, Ring, SharedTables, View,
 };
 
 pub const VOLUME: VolumeId = VolumeId(1);
@@ -409,7 +409,7 @@ impl World {
 
 impl FakeRing {
     pub fn agree(&self, op: Op) -> Outcome {
-        wait(|done| self.propose(Cred::SYSTEM, op, done)).expect("there is always a quorum")
+        wait(|done| self.propose(Caller::DAEMON, op, done)).expect("there is always a quorum")
     }
 }
 
@@ -451,7 +451,7 @@ impl Ring for FakeRing {
         Timestamp::new(since.as_secs() as i64, since.subsec_nanos())
     }
 
-    fn propose(&self, cred: Cred, op: Op, done: Done<Outcome, ProposeError>) {
+    fn propose(&self, Caller { cred, .. }: Caller, op: Op, done: Done<Outcome, ProposeError>) {
         let mut last = self.last.lock();
         last.1 += 1;
         let id = OpId { origin: self.me, boot: last.0, seq: last.1 };

@@ -1,0 +1,159 @@
+//! One replica against peers that send anything.
+
+use std::collections::BTreeMap;
+
+use super::message::{AcceptedEntry, Closed, Heartbeat, Vote};
+use super::random::Random;
+use super::*;
+use crate::command::{Command, Cred, Op};
+use crate::ids::{Ballot, Epoch, Gsn, Idx, LaneId, NodeId, OpId, StateHash, Term, Ts};
+use crate::time::Timestamp;
+
+/// Near the numbers that mean something, and at the ends of their range.
+fn number(random: &mut Random) -> u64 {
+    match random.below(12) {
+        0 => u64::MAX,
+        1 => u64::MAX >> 1,
+        2 => random.next(),
+        3 => NOW_US + random.below(1_000_000),
+        4 => 1 << 16 | random.below(4),
+        _ => random.below(5),
+    }
+}
+
+fn lane(random: &mut Random) -> LaneId {
+    let epoch = Epoch(random.below(3) as u32);
+    let node = NodeId(random.below(5) as u16);
+    LaneId { epoch, node, term: Term(random.below(3) as u32) }
+}
+
+fn entry(random: &mut Random) -> Entry {
+    let activate = random.percent(50).then(|| NodeId(random.below(5) as u16));
+    let kind = match random.below(5) {
+        0 => EntryKind::Tick,
+        1 => EntryKind::End { activate },
+        2 => EntryKind::Reconfigure(Config {
+            epoch: Epoch(random.below(4) as u32),
+            voters: (0..random.below(4)).map(|_| (NodeId(random.below(5) as u16), 1)).collect(),
+            promise_lead_us: number(random),
+        }),
+        _ => EntryKind::Commands { commands: commands(random), activate },
+    };
+    Entry { ts: Ts(number(random)), kind }
+}
+
+fn commands(random: &mut Random) -> Vec<Command> {
+    let count = random.below(3);
+    let mut command = || {
+        let origin = NodeId(2 + random.below(3) as u16);
+        let id = OpId { origin, boot: number(random), seq: number(random) };
+        Command { id, time: Timestamp::default(), cred: Cred::SYSTEM, op: Op::Noop }
+    };
+    (0..count).map(|_| command()).collect()
+}
+
+fn vote(random: &mut Random) -> Vote {
+    let ballot = Ballot(number(random));
+    Vote { lane: lane(random), ballot, first: Idx(number(random)), upto: Idx(number(random)) }
+}
+
+fn closed(random: &mut Random) -> Option<Closed> {
+    let last = Idx(number(random));
+    Some(Closed { lane: lane(random), last, ts: Ts(number(random)) })
+}
+
+fn message(random: &mut Random) -> Message {
+    let lane = lane(random);
+    let ballot = Ballot(number(random));
+    let from = Idx(number(random));
+    match random.below(10) {
+        0 => {
+            let entries = (0..random.below(4)).map(|_| entry(random)).collect();
+            let start = Idx(number(random));
+            Message::Propose { lane, ballot, start, first: from, entries }
+        }
+        1 => Message::Accepted { vote: vote(random), closed: closed(random) },
+        2 => Message::Reject { lane, promised: ballot, gsn: Gsn(number(random)) },
+        3 => Message::Need { lane, ballot, from },
+        4 => Message::Prepare { lane, ballot, from },
+        5 => {
+            let entry = entry(random);
+            let accepted = vec![AcceptedEntry { idx: from, ballot, entry }];
+            Message::Promise { lane, ballot, first: Idx(number(random)), accepted }
+        }
+        6 => Message::Heartbeat(Heartbeat {
+            sent_us: number(random),
+            echo: Some((number(random), number(random))),
+            gsn: Gsn(number(random)),
+            order_hash: StateHash::default(),
+            state: Some((Gsn(number(random)), StateHash::default())),
+            votes: vec![vote(random)],
+            closed: closed(random),
+            follow: random.percent(50),
+            proposing: random.percent(50),
+        }),
+        7 => {
+            let (origin, activate) = (NodeId(random.below(5) as u16), random.percent(50));
+            let (hops, commands) = (number(random) as u8, commands(random));
+            Message::Forward { origin, hops, commands, activate }
+        }
+        8 => Message::Fetch { from: Gsn(number(random)) },
+        _ => {
+            let (idx, entry) = (from, entry(random));
+            let records = vec![OrderRecord { gsn: Gsn(number(random)), lane, idx, entry }];
+            Message::Order { records, oldest: Gsn(number(random)), gsn: Gsn(number(random)) }
+        }
+    }
+}
+
+#[test]
+fn nonsense_of_peers_never_panics() {
+    for seed in 0..300 {
+        let mut random = Random::new(seed);
+        let mut header = Header::genesis(NodeId(1 + (seed % 2) as u16));
+        header.config.voters = BTreeMap::from([(NodeId(1), 1), (NodeId(2), 1), (NodeId(3), 1)]);
+        let mut replica = Replica::recover(NodeId(1), 1, Recovered::fresh(header), seed);
+        let mut effects = Vec::new();
+        let mut now_us = NOW_US;
+        replica.step(now_us, Input::Start, &mut effects);
+        for _ in 0..500 {
+            now_us += random.below(30_000);
+            let from = NodeId(2 + random.below(3) as u16);
+            let message = message(&mut random);
+            let read = Message::decode(&message.encode()).expect("what was encoded");
+            assert_eq!(read, message);
+            replica.step(now_us, Input::Message { from, message }, &mut effects);
+            // A disk that is never slow.
+            for effect in std::mem::take(&mut effects) {
+                if let Effect::SendDurable { to: NodeId(1), message } = effect {
+                    let input = Input::Message { from: NodeId(1), message };
+                    replica.step(now_us, input, &mut effects);
+                }
+            }
+        }
+        replica.status();
+    }
+}
+
+#[test]
+fn bytes_that_are_no_message_are_refused() {
+    let mut random = Random::new(1);
+    for _ in 0..20_000 {
+        let mut bytes = message(&mut random).encode();
+        let at = random.below(bytes.len() as u64) as usize;
+        match random.below(3) {
+            0 => bytes.truncate(at),
+            1 => bytes[at] = random.next() as u8,
+            _ => bytes.push(random.next() as u8),
+        }
+        // Whatever it is, it is a message again or an error.
+        if let Ok(message) = Message::decode(&bytes) {
+            assert_eq!(Message::decode(&message.encode()).expect("it was one"), message);
+        }
+    }
+    assert!(matches!(Message::decode(&[]), Err(message::MessageError::Version(None))));
+    assert!(matches!(Message::decode(&[9]), Err(message::MessageError::Version(Some(9)))));
+}
+
+/// Some day in 2025.
+const NOW_US: u64 = 1_750_000_000_000_000;

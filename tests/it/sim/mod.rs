@@ -1,0 +1,23 @@
+//! The simulated ring: whole rings on one thread, from one seed each. `./x sim` runs any
+//! number of seeds; these are a sample that every run of the tests passes.
+
+use engine::ids::NodeId;
+use engine::simulator::{Options, latencies_us, run};
+
+#[test]
+fn rings_with_faults_keep_every_invariant() {
+    let report = run(0..300, Options::default());
+    assert!(report.failures.is_empty(), "{report}");
+    assert!(report.totals.crashes > 100, "faults did not happen: {report}");
+}
+
+#[test]
+fn a_lone_command_costs_one_round_trip_to_the_nearest_majority() {
+    // The links of `fusion demo --rtt 20,80,90`.
+    let rtts_us = [[0, 20_000, 80_000], [20_000, 0, 90_000], [80_000, 90_000, 0]];
+    let rtts_us = rtts_us.map(|row| row.to_vec());
+    for (node, bound_us) in [(1, 20_000), (2, 20_000), (3, 80_000)] {
+        let took_us = latencies_us(1, &rtts_us, &[NodeId(node)])[0];
+        assert!(took_us <= bound_us + 5_000, "node {node}: {took_us} us, bound {bound_us} us");
+    }
+}

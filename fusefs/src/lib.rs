@@ -7,13 +7,15 @@
 //! RocksDB or container files directly (`store`), or speak to another node other than
 //! through `wire`.
 //!
-//! The modules below are in order: each may use those before it.
+//! The modules below are in order: each may use those before it (blank lines keep rustfmt
+//! from sorting them).
 
 pub mod config;
 
 pub mod admin;
 
 pub mod ops;
+
 pub mod body;
 pub mod kernel;
 pub mod mount_table;

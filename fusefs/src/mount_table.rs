@@ -38,7 +38,8 @@ pub fn containing(path: &Path) -> Option<MountLine> {
 
 /// Whether the daemon behind a mount is gone ("transport endpoint is not connected").
 pub fn is_dead(directory: &Path) -> bool {
-    matches!(std::fs::metadata(directory), Err(error) if error.raw_os_error() == Some(libc::ENOTCONN))
+    // Not stat(2): the kernel would answer that from what it has cached.
+    matches!(rustix::fs::statfs(directory), Err(rustix::io::Errno::NOTCONN))
 }
 
 /// Makes a path absolute and free of links, also when its last part is a dead mount, which
@@ -98,7 +99,8 @@ mod tests {
 
     #[test]
     fn a_line_of_ours_is_read_with_its_spaces() {
-        let line = r"36 35 0:52 / /mnt/a\040b rw,nosuid shared:1 - fuse.fusion my\040store rw,user_id=0";
+        let line =
+            r"36 35 0:52 / /mnt/a\040b rw,nosuid shared:1 - fuse.fusion my\040store rw,user_id=0";
         let mount = parse_line(line).expect("one of ours");
         assert_eq!(mount.directory, PathBuf::from("/mnt/a b"));
         assert_eq!(mount.source, "my store");

@@ -3,6 +3,7 @@
 
 mod apps;
 mod cli;
+mod cluster;
 mod model;
 mod mount;
 mod recovery;

@@ -10,10 +10,14 @@ fn workspace() -> PathBuf {
     tests.parent().expect("the tests lie in the workspace").to_owned()
 }
 
+/// The Rust files below a directory, without unit tests in files of their own.
 fn sources(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).expect("a source directory").flatten() {
         let path = entry.path();
+        if path.file_stem().is_some_and(|stem| stem == "tests") {
+            continue;
+        }
         if path.is_dir() {
             found.extend(sources(&path));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
@@ -56,7 +60,9 @@ fn uses(line: &str) -> Vec<String> {
     let mut named = Vec::new();
     for rest in line.split("crate::").skip(1) {
         let list = rest.strip_prefix('{').and_then(|inner| inner.split('}').next());
-        for item in list.unwrap_or(rest).split(',').take(if list.is_some() { usize::MAX } else { 1 }) {
+        for item in
+            list.unwrap_or(rest).split(',').take(if list.is_some() { usize::MAX } else { 1 })
+        {
             let word: String =
                 item.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
             named.push(word);
@@ -74,7 +80,9 @@ fn modules_use_only_what_is_declared_before_them() {
         declared(&src.join("lib.rs")).into_iter().zip(0..).collect();
     let mut wrong = Vec::new();
     for path in sources(&src) {
-        let Some(own) = top_module(&src, &path).and_then(|name| order.get(&name).copied()) else { continue };
+        let Some(own) = top_module(&src, &path).and_then(|name| order.get(&name).copied()) else {
+            continue;
+        };
         for (at, line) in code_lines(&path) {
             for used in uses(&line).iter().filter_map(|name| order.get(name)) {
                 if *used > own {
@@ -89,8 +97,17 @@ fn modules_use_only_what_is_declared_before_them() {
 /// What would let the engine see the outside: clocks, threads, files, sockets, randomness, and
 /// the order of a hash map.
 const FORBIDDEN_IN_ENGINE: [&str; 11] = [
-    "std::fs", "std::net", "std::thread", "std::env", "std::process", "std::io", "Instant",
-    "SystemTime", "HashMap", "HashSet", "tokio",
+    "std::fs",
+    "std::net",
+    "std::thread",
+    "std::env",
+    "std::process",
+    "std::io",
+    "Instant",
+    "SystemTime",
+    "HashMap",
+    "HashSet",
+    "tokio",
 ];
 
 #[test]
@@ -104,18 +121,28 @@ fn the_engine_performs_no_io() {
             }
         }
     }
-    assert!(wrong.is_empty(), "engine/ takes inputs and gives effects, nothing else:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "engine/ takes inputs and gives effects, nothing else:\n{}",
+        wrong.join("\n")
+    );
 }
 
 /// `wire` and `store` never import each other, and `engine` imports none of ours.
 #[test]
 fn crates_depend_downwards() {
-    let allowed: [(&str, &[&str]); 4] =
-        [("engine", &[]), ("wire", &["engine"]), ("store", &["engine"]), ("fusefs", &["engine", "store", "wire"])];
+    let allowed: [(&str, &[&str]); 4] = [
+        ("engine", &[]),
+        ("wire", &["engine"]),
+        ("store", &["engine"]),
+        ("fusefs", &["engine", "store", "wire"]),
+    ];
     for (name, may) in allowed {
-        let manifest = fs::read_to_string(workspace().join(name).join("Cargo.toml")).expect("a manifest");
+        let manifest =
+            fs::read_to_string(workspace().join(name).join("Cargo.toml")).expect("a manifest");
         for other in ["engine", "wire", "store", "fusefs", "tests"] {
-            let depends = manifest.lines().any(|line| line.starts_with(&format!("{other}.workspace")));
+            let depends =
+                manifest.lines().any(|line| line.starts_with(&format!("{other}.workspace")));
             assert!(!depends || may.contains(&other), "{name} must not depend on {other}");
         }
     }
@@ -130,7 +157,12 @@ fn no_unfinished_work_is_left() {
             let text = fs::read_to_string(&path).expect("a readable source");
             for (at, line) in text.lines().enumerate() {
                 // Split, so that this file does not find itself.
-                for word in [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("todo", "!("), concat!("unimple", "mented!(")] {
+                for word in [
+                    concat!("TO", "DO"),
+                    concat!("FIX", "ME"),
+                    concat!("todo", "!("),
+                    concat!("unimple", "mented!("),
+                ] {
                     if line.contains(word) {
                         wrong.push(format!("{}:{}: {}", path.display(), at + 1, line.trim()));
                     }

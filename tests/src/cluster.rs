@@ -47,7 +47,10 @@ impl Cluster {
         if !crate::fuse::usable() {
             return None;
         }
-        let root = tempfile::Builder::new().prefix("fusion-test-").tempdir().expect("a temporary directory");
+        let root = tempfile::Builder::new()
+            .prefix("fusion-test-")
+            .tempdir()
+            .expect("a temporary directory");
         let zones = (1..=wishes.zones).map(|number| format!("z{number}")).collect();
         // A test that failed in its turn has left nothing behind: its cluster was dropped.
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,7 +100,8 @@ impl Cluster {
 
     /// What a zone's daemon logged.
     pub fn log(&self, zone: &str) -> String {
-        std::fs::read_to_string(self.root.path().join("log").join(format!("{zone}.log"))).unwrap_or_default()
+        std::fs::read_to_string(self.root.path().join("log").join(format!("{zone}.log")))
+            .unwrap_or_default()
     }
 
     /// The process id of a zone's daemon; `None` when it does not run.

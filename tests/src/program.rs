@@ -17,8 +17,15 @@ pub fn path() -> PathBuf {
     }
     let own = std::env::current_exe().expect("a test has a program file");
     // target/debug/deps/it-1234 -> target/debug/fusion; a bench lies in target/debug itself.
-    let found = own.ancestors().skip(1).take(2).map(|directory| directory.join("fusion")).find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("there is no `fusion` near {}: cargo build -p fusefs --bin fusion", own.display()))
+    let found = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join("fusion"))
+        .find(|path| path.is_file());
+    found.unwrap_or_else(|| {
+        panic!("there is no `fusion` near {}: cargo build -p fusefs --bin fusion", own.display())
+    })
 }
 
 /// How a run of the program ended.
@@ -59,7 +66,14 @@ pub fn fusion<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Run {
 pub fn command<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(path());
     command.args(arguments).stdin(Stdio::null());
-    for variable in ["FUSION_CONFIG", "FUSION_SOCKET", "FUSION_STORE", "FUSION_DEMO_ROOT", "FUSION_LOG", "NO_COLOR"] {
+    for variable in [
+        "FUSION_CONFIG",
+        "FUSION_SOCKET",
+        "FUSION_STORE",
+        "FUSION_DEMO_ROOT",
+        "FUSION_LOG",
+        "NO_COLOR",
+    ] {
         command.env_remove(variable);
     }
     command

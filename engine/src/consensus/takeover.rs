@@ -68,11 +68,9 @@ impl Replica {
         for lane in lanes {
             match self.takeovers.get(&lane).map(|takeover| &takeover.phase) {
                 None if self.is_due(lane) => self.prepare(lane, 0),
-                Some(Phase::Resting(until_us)) if *until_us <= self.now_us => {
-                    if self.is_due(lane) {
-                        let tries = self.takeovers[&lane].tries;
-                        self.prepare(lane, tries);
-                    }
+                Some(Phase::Resting(until_us)) if *until_us <= self.now_us && self.is_due(lane) => {
+                    let tries = self.takeovers[&lane].tries;
+                    self.prepare(lane, tries);
                 }
                 Some(Phase::Preparing(preparing)) => {
                     let patience_us = PATIENCE_US.max(2 * self.quorum_rtt_us.unwrap_or(0));

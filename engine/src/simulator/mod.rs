@@ -5,12 +5,14 @@
 //! event; in the end faults stop, and everything that was proposed must complete. The same
 //! seed gives the same run, so a failing seed can be replayed with its event log.
 //!
-//! Reading order: `plan` (what a seed decides), `world` (the loop), `node`, `disk`,
-//! `network`, `fault`, `workload`, `checker` (the invariants).
+//! Reading order: `plan` (what a seed decides), `world` (the loop), `driver`, `node`, `disk`,
+//! `network`, `fault`, `nemesis`, `workload`, `checker` (the invariants).
 
 mod checker;
 mod disk;
+mod driver;
 mod fault;
+mod nemesis;
 mod network;
 mod node;
 mod plan;

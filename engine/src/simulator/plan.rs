@@ -39,7 +39,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub fn of(seed: u64) -> Plan {
-        let mut random = Random::new(seed ^ 0x5eed_0f_a_1a4e);
+        let mut random = Random::new(seed ^ 0x5eed_0fa1_a4e0);
         let voters = [1, 2, 3, 3, 3, 3, 3, 4, 5, 5][random.below(10) as usize];
         let delay_us =
             [(50, 300), (500, 5_000), (2_000, 30_000), (20_000, 120_000)][random.below(4) as usize];

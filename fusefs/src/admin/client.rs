@@ -12,8 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::control::{ControlError, LogQuery, MountRequest, UnmountRequest};
 use super::report::{
-    ConflictReport, Identity, LogEntry, MountReport, Status, TokenCreated, TokenReport,
-    WhereReport,
+    ConflictReport, Identity, LogEntry, MountReport, Status, TokenCreated, TokenReport, WhereReport,
 };
 use super::server::CreateToken;
 use super::socket;
@@ -69,8 +68,7 @@ impl Client {
         zone: &str,
         lifetime: Duration,
     ) -> Result<TokenCreated, ControlError> {
-        let request =
-            CreateToken { zone: zone.to_owned(), lifetime_seconds: lifetime.as_secs() };
+        let request = CreateToken { zone: zone.to_owned(), lifetime_seconds: lifetime.as_secs() };
         self.ask(Method::POST, "/v1/tokens", &request).await
     }
 
@@ -121,10 +119,14 @@ impl Client {
         path: &str,
         request: &Q,
     ) -> Result<T, ControlError> {
-        let stream = socket::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
+        let stream =
+            socket::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
         let broken = |error: &dyn std::error::Error| {
-            ControlError::no_daemon(format!("the daemon at {} went away: {error}", self.socket.display()))
-                .hint("look at its log: journalctl -u 'fusion*', or the demo's log directory")
+            ControlError::no_daemon(format!(
+                "the daemon at {} went away: {error}",
+                self.socket.display()
+            ))
+            .hint("look at its log: journalctl -u 'fusion*', or the demo's log directory")
         };
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await

@@ -10,8 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::report::{
-    ConflictReport, Identity, LogEntry, MountReport, Status, TokenCreated, TokenReport,
-    WhereReport,
+    ConflictReport, Identity, LogEntry, MountReport, Status, TokenCreated, TokenReport, WhereReport,
 };
 
 /// An answer that may take its time.

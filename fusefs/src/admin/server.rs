@@ -82,7 +82,10 @@ fn routes(control: Arc<dyn Control>) -> Router {
         .route("/v1/mounts", post(mount).delete(unmount))
         .route("/v1/shutdown", post(async |State(c): Shared| answer(c.shutdown()).await))
         .fallback(async || {
-            Failure(ControlError::usage("no such request").hint("this client may be newer than the daemon"))
+            Failure(
+                ControlError::usage("no such request")
+                    .hint("this client may be newer than the daemon"),
+            )
         })
         .with_state(control)
 }

@@ -95,7 +95,9 @@ pub fn registry() -> PathBuf {
         return PathBuf::from("/run/fusion");
     }
     match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(directory) if Path::new(&directory).is_dir() => PathBuf::from(directory).join("fusion"),
+        Some(directory) if Path::new(&directory).is_dir() => {
+            PathBuf::from(directory).join("fusion")
+        }
         _ => PathBuf::from(format!("/tmp/fusion-{}", rustix::process::geteuid().as_raw())),
     }
 }

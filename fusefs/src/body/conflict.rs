@@ -12,7 +12,6 @@ use super::BodyService;
 use super::content::{Content, fill};
 use super::error::{stored, written_to_disk};
 use super::layer::LayerId;
-use super::state::Sealing;
 use super::table::OpenBody;
 use crate::ops::ports::BodyError;
 
@@ -78,20 +77,19 @@ impl BodyService {
     pub(super) fn keep_conflict(
         &self,
         ino: Ino,
-        sealing: &Sealing,
+        layer: LayerId,
+        base: Version,
+        content: &Content,
         current: Version,
     ) -> Result<(), BodyError> {
-        let content = sealing.stored.as_ref().expect("only what is stored was proposed");
-        let layer = sealing.frozen.layer.id();
-        let file = format!("lost+found/conflict-{ino}-{}-{:016x}", sealing.base, layer.0);
+        let file = format!("lost+found/conflict-{ino}-{base}-{:016x}", layer.0);
         self.copy_out(content, &file)?;
-        let record =
-            ConflictRecord { ino, base: sealing.base, current, size: content.size, file };
+        let record = ConflictRecord { ino, base, current, size: content.size, file };
         let mut bytes = vec![VERSION];
         minicbor::encode(&record, &mut bytes).expect("writing into memory does not fail");
         self.note_conflict(layer, &bytes).map_err(stored)?;
         self.counters.conflicts.add(1);
-        tracing::warn!(%ino, base = %sealing.base, %current, kept_at = record.file, "conflict");
+        tracing::warn!(%ino, %base, %current, kept_at = record.file, "conflict");
         Ok(())
     }
 

@@ -161,28 +161,38 @@ impl BodyService {
     /// A version that no retry helps becomes a conflict record, unless it was published and
     /// outlived.
     fn end(&self, body: &OpenBody, layer: LayerId, is_outlived: bool) {
+        let refused = body.loaded().and_then(|mut state| {
+            let sealing = state.sealing_of(layer)?;
+            Some((sealing.base, sealing.stored.clone()?))
+        });
+        let Some((base, content)) = refused else { return };
         let current = self.ring.view().inode(body.ino).ok().flatten();
-        let current_version = current.as_ref().map_or(Version(0), |inode| inode.version);
-        let mut sealing = None;
+        let version = current.as_ref().map_or(Version(0), |inode| inode.version);
+        if !is_outlived
+            && let Err(error) = self.keep_conflict(body.ino, layer, base, &content, version)
+        {
+            tracing::error!(ino = %body.ino, %error, "a conflict could not be kept yet");
+            if let Some(mut state) = body.loaded()
+                && let Some(sealing) = state.sealing_of(layer)
+            {
+                sealing.step = Step::Unanswered;
+            }
+            self.queue.add(body.ino, Instant::now() + AGAIN);
+            return;
+        }
+        let mut ended = None;
         if let Some(mut state) = body.loaded()
             && state.sealing_of(layer).is_some()
         {
-            sealing = state.give_up_sealing();
+            ended = state.give_up_sealing();
+            if !state.is_staged()
+                && let Some(inode) = &current
+            {
+                state.base = Base::of(inode);
+            }
         }
-        let Some(sealing) = sealing else { return };
-        if !is_outlived
-            && let Err(error) = self.keep_conflict(body.ino, &sealing, current_version)
-        {
-            // Its journal record stays, so that the next start tries again.
-            tracing::error!(ino = %body.ino, %error, "a conflict could not be kept yet");
-            return;
-        }
-        self.journal_arrival(body, &sealing);
-        if let Some(mut state) = body.loaded()
-            && !state.is_staged()
-            && let Some(inode) = &current
-        {
-            state.base = Base::of(inode);
+        if let Some(sealing) = ended {
+            self.journal_arrival(body, &sealing);
         }
         self.go_on(body);
         self.reverted(body.ino);

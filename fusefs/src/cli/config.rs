@@ -21,7 +21,9 @@ pub enum ConfigVerb {
 }
 
 #[derive(Args)]
-#[command(after_help = "Examples:\n  fusion config show --origin\n  FUSION_LOG=debug fusion config show")]
+#[command(
+    after_help = "Examples:\n  fusion config show --origin\n  FUSION_LOG=debug fusion config show"
+)]
 pub struct ShowArgs {
     /// Also where each value comes from
     #[arg(long)]

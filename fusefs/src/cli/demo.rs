@@ -15,14 +15,12 @@ use crate::demo::tour::{Step, tour};
 use crate::demo::up::{Up, Wishes, start_zone, up};
 
 #[derive(Args)]
-#[command(
-    after_help = "Examples:\n  \
+#[command(after_help = "Examples:\n  \
     fusion demo                        # start (or complete) it and show what it does\n  \
     fusion demo up --rtt 20,80,90      # round trips z1-z2, z1-z3, z2-z3 in milliseconds\n  \
     fusion demo cut z3                 # cut a zone off; fusion demo heal\n  \
     fusion demo kill z2                # kill -9; fusion demo up starts it again\n  \
-    fusion demo down                   # stop; --purge deletes the stores too"
-)]
+    fusion demo down                   # stop; --purge deletes the stores too")]
 pub struct DemoArgs {
     #[command(subcommand)]
     verb: Option<DemoVerb>,
@@ -45,7 +43,9 @@ enum DemoVerb {
         purge: bool,
     },
     /// Zones, links and processes
-    #[command(after_help = "Example:\n  fusion demo status --json | jq '.zones[] | {name, mount, pid}'")]
+    #[command(
+        after_help = "Example:\n  fusion demo status --json | jq '.zones[] | {name, mount, pid}'"
+    )]
     Status,
     /// Show again what it does
     #[command(after_help = "Example:\n  fusion demo tour")]
@@ -118,8 +118,10 @@ impl DemoArgs {
         };
         path_text(&root)?;
         if self.verb.is_some() && self.up != UpArgs::default() {
-            return Err(ControlError::usage("--zones, --rtt, --wan and --no-tour belong behind `up`")
-                .hint("fusion demo up --rtt 20,80,90"));
+            return Err(ControlError::usage(
+                "--zones, --rtt, --wan and --no-tour belong behind `up`",
+            )
+            .hint("fusion demo up --rtt 20,80,90"));
         }
         match self.verb.unwrap_or(DemoVerb::Up(self.up)) {
             DemoVerb::Up(args) => bring_up(globals, &root, args).await,
@@ -154,7 +156,8 @@ async fn change(plan: &mut Plan, verb: DemoVerb) -> Result<(), ControlError> {
                 shape.one_way_ms = args.rtt.map_or(shape.one_way_ms, |rtt| rtt / 2.0);
                 shape.jitter_ms = args.jitter.unwrap_or(shape.jitter_ms);
                 shape.loss_percent = args.loss.unwrap_or(shape.loss_percent);
-                shape.rate_mbit = args.rate.map_or(shape.rate_mbit, |rate| (rate > 0.0).then_some(rate));
+                shape.rate_mbit =
+                    args.rate.map_or(shape.rate_mbit, |rate| (rate > 0.0).then_some(rate));
                 shape.cut = (shape.cut || args.cut) && !args.mend;
             })
             .await
@@ -218,7 +221,10 @@ async fn bring_up(globals: &Globals, root: &Path, args: UpArgs) -> Result<Exit, 
 
 async fn take_down(globals: &Globals, root: &Path, purge: bool) -> Result<Exit, ControlError> {
     let quiet = globals.quiet || globals.json;
-    if purge && !globals.yes && !output::confirm(&format!("delete the stores at {}?", root.display())) {
+    if purge
+        && !globals.yes
+        && !output::confirm(&format!("delete the stores at {}?", root.display()))
+    {
         return Err(ControlError::refused("nothing was stopped or deleted"));
     }
     let was_there = down(root, purge, &|line| {
@@ -228,12 +234,17 @@ async fn take_down(globals: &Globals, root: &Path, purge: bool) -> Result<Exit, 
     })
     .await?;
     if globals.json {
-        output::print_json(&serde_json::json!({ "root": root, "running": false, "purged": purge && was_there }));
+        output::print_json(
+            &serde_json::json!({ "root": root, "running": false, "purged": purge && was_there }),
+        );
     } else if !globals.quiet {
         match (was_there, purge) {
             (false, _) => println!("there is no demo at {}", root.display()),
             (true, true) => println!("stopped, and everything of it at {} removed", root.display()),
-            (true, false) => println!("stopped; the stores are kept at {} (fusion demo up goes on with them)", root.display()),
+            (true, false) => println!(
+                "stopped; the stores are kept at {} (fusion demo up goes on with them)",
+                root.display()
+            ),
         }
     }
     Ok(Exit::Ok)
@@ -253,7 +264,8 @@ fn print_report(globals: &Globals, report: &DemoReport) {
         output::print_json(report);
         return;
     }
-    let mut table = output::table(&["zone", "mount", "round trip", "applied", "behind", "state", "process"]);
+    let mut table =
+        output::table(&["zone", "mount", "round trip", "applied", "behind", "state", "process"]);
     for zone in &report.zones {
         let daemon = zone.daemon.as_ref();
         table.add_row([
@@ -271,7 +283,8 @@ fn print_report(globals: &Globals, report: &DemoReport) {
         .links
         .iter()
         .map(|link| {
-            let what = if link.cut { output::bad("cut") } else { output::milliseconds(Some(link.rtt_ms)) };
+            let what =
+                if link.cut { output::bad("cut") } else { output::milliseconds(Some(link.rtt_ms)) };
             format!("{}-{} {what}", link.a, link.b)
         })
         .collect();
@@ -281,11 +294,14 @@ fn print_report(globals: &Globals, report: &DemoReport) {
 }
 
 fn print_invitation(plan: &Plan) {
-    let mounts: Vec<String> = plan.zones.iter().map(|zone| plan.mount(&zone.name).display().to_string()).collect();
+    let mounts: Vec<String> =
+        plan.zones.iter().map(|zone| plan.mount(&zone.name).display().to_string()).collect();
     let last = &plan.zones[plan.zones.len() - 1].name;
     println!("\n{}", output::bold("It is yours to play with:"));
     println!("  cp -r /usr/include {}/ ; ls {}/include", mounts[0], mounts[mounts.len() - 1]);
-    println!("  fusion demo cut {last} ; fusion demo heal ; fusion demo kill {last} ; fusion demo up");
+    println!(
+        "  fusion demo cut {last} ; fusion demo heal ; fusion demo kill {last} ; fusion demo up"
+    );
     println!("  fusion status --watch ; fusion log follow ; fusion where FILE");
     println!("  stop it: ./x demo down   (or: fusion demo down; --purge deletes the stores)");
 }
@@ -295,10 +311,12 @@ fn default_root() -> Result<PathBuf, ControlError> {
     if rustix::process::geteuid().is_root() {
         return Ok(PathBuf::from("/var/tmp/fusion-demo"));
     }
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let variable =
+        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let data = variable("XDG_DATA_HOME").or_else(|| Some(variable("HOME")?.join(".local/share")));
     data.map(|data| data.join("fusion-demo")).ok_or_else(|| {
-        ControlError::usage("neither HOME nor XDG_DATA_HOME is set").hint("say where the demo shall live: --root DIR")
+        ControlError::usage("neither HOME nor XDG_DATA_HOME is set")
+            .hint("say where the demo shall live: --root DIR")
     })
 }
 

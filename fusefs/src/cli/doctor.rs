@@ -44,8 +44,10 @@ impl DoctorArgs {
             Verdict::Doubtful => Ok(Exit::Degraded),
             // With --json the findings are the whole answer; a second value would spoil it.
             Verdict::Bad if globals.json => Ok(Exit::Degraded),
-            Verdict::Bad => Err(ControlError::new(FailureKind::Failed, "FusionFS cannot run here yet")
-                .hint("repair what is marked bad above")),
+            Verdict::Bad => {
+                Err(ControlError::new(FailureKind::Failed, "FusionFS cannot run here yet")
+                    .hint("repair what is marked bad above"))
+            }
         }
     }
 }

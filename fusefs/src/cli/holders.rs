@@ -40,7 +40,9 @@ impl WhereArgs {
         for holder in report.holders {
             let word = match holder.state {
                 HolderState::Held | HolderState::Inline => output::good(holder.state.word()),
-                HolderState::Arriving | HolderState::Unknown => output::doubtful(holder.state.word()),
+                HolderState::Arriving | HolderState::Unknown => {
+                    output::doubtful(holder.state.word())
+                }
                 HolderState::Missing => output::bad(holder.state.word()),
             };
             let bytes = holder.bytes.map_or_else(|| "-".to_owned(), output::bytes);

@@ -50,7 +50,10 @@ impl InitArgs {
             output::print_json(&identity);
         } else if !globals.quiet {
             let store = request.store.display();
-            println!("cluster {} with its first node {} in zone {}", identity.cluster, identity.node, identity.zone);
+            println!(
+                "cluster {} with its first node {} in zone {}",
+                identity.cluster, identity.node, identity.zone
+            );
             println!("store   {store}");
             println!("next    fusion serve --store {store} --mount DIR");
             println!("        fusion token create --zone OTHER-ZONE     (while it serves)");

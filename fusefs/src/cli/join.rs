@@ -52,7 +52,10 @@ impl JoinArgs {
         if globals.json {
             output::print_json(&identity);
         } else if !globals.quiet {
-            println!("node {} in zone {} of cluster {}", identity.node, identity.zone, identity.cluster);
+            println!(
+                "node {} in zone {} of cluster {}",
+                identity.node, identity.zone, identity.cluster
+            );
             println!("next fusion serve --store {} --mount DIR", request.store.display());
         }
         Ok(Exit::Ok)
@@ -68,7 +71,10 @@ pub fn node_name(given: Option<String>) -> Result<String, ControlError> {
     let host = host.nodename().to_string_lossy();
     match host.split('.').next() {
         Some(name) if !name.is_empty() && name != "localhost" => Ok(name.to_owned()),
-        _ => Err(ControlError::usage("this host has no name of its own").hint("give one: --name NAME")),
+        _ => {
+            Err(ControlError::usage("this host has no name of its own")
+                .hint("give one: --name NAME"))
+        }
     }
 }
 
@@ -81,10 +87,10 @@ pub fn advertised(
     let from_settings = (!settings.advertise.is_empty()).then(|| settings.advertise.clone());
     match given.or(from_settings) {
         Some(address) => Ok(address),
-        None if listen.ip().is_unspecified() => {
-            Err(ControlError::usage(format!("other nodes cannot use {listen}"))
-                .hint(format!("say how they reach this machine: --advertise HOST:{}", listen.port())))
-        }
+        None if listen.ip().is_unspecified() => Err(ControlError::usage(format!(
+            "other nodes cannot use {listen}"
+        ))
+        .hint(format!("say how they reach this machine: --advertise HOST:{}", listen.port()))),
         None => Ok(listen.to_string()),
     }
 }

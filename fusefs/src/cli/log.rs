@@ -85,7 +85,8 @@ async fn follow(
     client: &Client,
     args: &FollowArgs,
 ) -> Result<Exit, ControlError> {
-    let client = client.with_timeout(globals.patience() + std::time::Duration::from_millis(WAIT_MS));
+    let client =
+        client.with_timeout(globals.patience() + std::time::Duration::from_millis(WAIT_MS));
     let mut from = match args.from {
         Some(from) => from.max(1),
         None => {
@@ -116,7 +117,10 @@ fn print(globals: &Globals, entry: &LogEntry, all: bool) {
         println!("{:>8}  {time}  {:<8} {:<16} {}", entry.gsn, entry.lane, entry.kind, entry.note);
     }
     for command in &entry.commands {
-        println!("{:>8}  {time}  {:<8} {:<16} {}", entry.gsn, command.node, command.op, command.detail);
+        println!(
+            "{:>8}  {time}  {:<8} {:<16} {}",
+            entry.gsn, command.node, command.op, command.detail
+        );
     }
 }
 

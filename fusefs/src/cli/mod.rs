@@ -159,7 +159,10 @@ pub fn main() -> ExitCode {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let called_as = arguments.first().map(Path::new).and_then(Path::file_name);
-    if matches!(called_as.and_then(|name| name.to_str()), Some("mount.fusion" | "mount.fuse.fusion")) {
+    if matches!(
+        called_as.and_then(|name| name.to_str()),
+        Some("mount.fusion" | "mount.fuse.fusion")
+    ) {
         return mount_helper::main(&arguments[1..]);
     }
     let cli = match Cli::try_parse_from(arguments) {
@@ -254,7 +257,9 @@ mod tests {
             let leaves: Vec<_> = verb.get_subcommands().collect();
             let has_example = |c: &clap::Command| c.get_after_help().is_some();
             assert!(
-                has_example(verb) || leaves.iter().any(|leaf| has_example(leaf)) || verb.get_name() == "version",
+                has_example(verb)
+                    || leaves.iter().any(|leaf| has_example(leaf))
+                    || verb.get_name() == "version",
                 "{} has no example",
                 verb.get_name()
             );

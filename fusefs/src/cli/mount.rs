@@ -80,7 +80,11 @@ impl Mount {
     ///
     /// # Errors
     /// Of the daemon, or of starting it.
-    pub async fn run(&self, settings: &Settings, config: Option<&Path>) -> Result<Done, ControlError> {
+    pub async fn run(
+        &self,
+        settings: &Settings,
+        config: Option<&Path>,
+    ) -> Result<Done, ControlError> {
         let directory = mount_table::resolve(&self.directory).map_err(|error| {
             ControlError::usage(format!("{}: {error}", self.directory.display()))
                 .hint(format!("make the directory: mkdir -p {}", self.directory.display()))
@@ -112,7 +116,8 @@ impl Mount {
     ) -> Result<(), ControlError> {
         let store = absolute(&settings.store)?;
         let mut arguments = vec!["serve".to_owned()];
-        let mut flag = |name: &str, value: &str| arguments.extend([name.to_owned(), value.to_owned()]);
+        let mut flag =
+            |name: &str, value: &str| arguments.extend([name.to_owned(), value.to_owned()]);
         flag("--store", path_text(&store)?);
         flag("--mount", path_text(directory)?);
         flag("--source", &self.source);

@@ -131,7 +131,8 @@ impl Call {
                             "" => rest.next().and_then(|value| value.to_str()),
                             attached => Some(attached),
                         };
-                        let value = value.ok_or_else(|| usage(&format!("-{flag} needs a value")))?;
+                        let value =
+                            value.ok_or_else(|| usage(&format!("-{flag} needs a value")))?;
                         if flag == 'o' {
                             lists.push(value.to_owned());
                         }
@@ -158,8 +159,7 @@ impl Call {
 
 /// Separates our options from those of the mount.
 fn split_options(list: &str) -> Result<(OwnOptions, String), ControlError> {
-    let mut own =
-        OwnOptions { store: None, socket: None, config: None, timeout: TIMEOUT_SECONDS };
+    let mut own = OwnOptions { store: None, socket: None, config: None, timeout: TIMEOUT_SECONDS };
     let mut others = Vec::new();
     for option in list.split(',').filter(|option| !option.is_empty()) {
         match option.split_once('=') {

@@ -22,14 +22,14 @@ use crate::node;
     fusion serve --store /var/lib/fusion --mount /srv/tree\n  \
     FUSION_LOG=info,wire=debug fusion serve\n\n\
     SIGTERM and SIGINT end it in order: unmount, end the lane, sync. Says READY=1 to systemd\n\
-    (Type=notify) when the mounts are usable.")]
+    (Type=notify) when the mount is usable.")]
 pub struct ServeArgs {
     /// Directory of the store
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
-    /// Mount the tree there; may be given several times
+    /// Mount the tree there
     #[arg(long, value_name = "DIR")]
-    mount: Vec<PathBuf>,
+    mount: Option<PathBuf>,
     /// Mount options, as in /etc/fstab
     #[arg(long, short = 'o', value_name = "OPTIONS", default_value = "")]
     options: String,
@@ -73,8 +73,8 @@ impl ServeArgs {
         let socket = absolute(&settings.socket_path())?;
         let listener = server::bind(&socket).await?;
         let api = tokio::spawn(server::serve(listener, control.clone()));
-        for directory in &settings.mounts {
-            let mount = control.mount(self.mount_request(settings, directory)?).await?;
+        if !settings.mount.as_os_str().is_empty() {
+            let mount = control.mount(self.mount_request(settings, &settings.mount)?).await?;
             info!(directory = mount.directory, "mounted");
         }
         let identity = control.identity();
@@ -84,7 +84,10 @@ impl ServeArgs {
         }
         info!(node = identity.node, zone = identity.zone, cluster = identity.cluster,
             address = identity.address, socket = %socket.display(), "ready");
-        notify(&[NotifyState::Ready, NotifyState::Status(&format!("serving as {}", identity.node))]);
+        notify(&[
+            NotifyState::Ready,
+            NotifyState::Status(&format!("serving as {}", identity.node)),
+        ]);
 
         let stopped = tokio::select! {
             stopped = control.stopped() => stopped,
@@ -117,13 +120,9 @@ impl ServeArgs {
 
     fn flags(&self) -> Result<Table, ControlError> {
         let mut flags = store_flag(self.store.as_deref())?;
-        if !self.mount.is_empty() {
-            let mounts: Result<Vec<Value>, ControlError> = self
-                .mount
-                .iter()
-                .map(|directory| Ok(Value::from(path_text(&absolute(directory)?)?)))
-                .collect();
-            flags.insert("mounts".to_owned(), Value::Array(mounts?));
+        if let Some(directory) = &self.mount {
+            let directory = Value::from(path_text(&absolute(directory)?)?);
+            flags.insert("mount".to_owned(), directory);
         }
         if let Some(listen) = self.listen {
             flags.insert("listen".to_owned(), Value::from(listen.to_string()));
@@ -139,7 +138,11 @@ impl ServeArgs {
         Ok(flags)
     }
 
-    fn mount_request(&self, settings: &Settings, directory: &Path) -> Result<MountRequest, ControlError> {
+    fn mount_request(
+        &self,
+        settings: &Settings,
+        directory: &Path,
+    ) -> Result<MountRequest, ControlError> {
         let source = match &self.source {
             Some(source) => source.clone(),
             None => path_text(&settings.store)?.to_owned(),
@@ -171,7 +174,8 @@ struct Signals {
 impl Signals {
     fn new() -> Result<Signals, ControlError> {
         let listen = |kind| {
-            signal(kind).map_err(|error| ControlError::failed(format!("cannot handle signals: {error}")))
+            signal(kind)
+                .map_err(|error| ControlError::failed(format!("cannot handle signals: {error}")))
         };
         Ok(Signals {
             terminate: listen(SignalKind::terminate())?,
@@ -192,7 +196,10 @@ fn start_log(filter: &str) -> Result<(), ControlError> {
         ControlError::usage(format!("log = '{filter}': {error}"))
             .hint("use a level (error, warn, info, debug, trace) or a filter like info,wire=debug")
     })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
     // The journal puts its own times.
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         builder.without_time().init();

@@ -85,7 +85,15 @@ pub fn print_status(status: &Status) {
     print_nodes(&status.nodes);
     if !status.links.is_empty() {
         println!();
-        let mut table = output::table(&["link to", "zone", "address", "state", "round trip", "sent", "received"]);
+        let mut table = output::table(&[
+            "link to",
+            "zone",
+            "address",
+            "state",
+            "round trip",
+            "sent",
+            "received",
+        ]);
         for link in &status.links {
             let state = if link.connected { output::good("up") } else { output::bad("down") };
             table.add_row([
@@ -108,12 +116,19 @@ pub fn print_status(status: &Status) {
             format!("{}.{}#{}{suspected}", lane.node, lane.term, lane.next)
         })
         .collect();
-    println!("\nlanes   {}", if lanes.is_empty() { "none active".to_owned() } else { lanes.join("  ") });
+    println!(
+        "\nlanes   {}",
+        if lanes.is_empty() { "none active".to_owned() } else { lanes.join("  ") }
+    );
     if ring.pending > 0 {
         println!("pending {} own commands wait for agreement", ring.pending);
     }
     for mount in &status.mounts {
-        println!("mount   {}{}", mount.directory, if mount.read_only { " (read-only)" } else { "" });
+        println!(
+            "mount   {}{}",
+            mount.directory,
+            if mount.read_only { " (read-only)" } else { "" }
+        );
     }
     for warning in &status.warnings {
         println!("{} {warning}", output::doubtful("warning"));
@@ -122,7 +137,16 @@ pub fn print_status(status: &Status) {
 
 fn print_nodes(nodes: &[NodeReport]) {
     let mut table = output::table(&[
-        "node", "zone", "role", "state", "applied", "agreed", "state hash", "watermark", "behind", "seen",
+        "node",
+        "zone",
+        "role",
+        "state",
+        "applied",
+        "agreed",
+        "state hash",
+        "watermark",
+        "behind",
+        "seen",
     ]);
     for node in nodes {
         table.add_row([

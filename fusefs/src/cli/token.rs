@@ -87,7 +87,8 @@ impl TokenVerb {
 /// A number with a unit: s, m, h or d.
 fn lifetime(text: &str) -> Result<Duration, String> {
     let form = || "must be like 90s, 10m, 1h or 2d".to_owned();
-    let split = text.len().checked_sub(1).filter(|at| text.is_char_boundary(*at)).ok_or_else(form)?;
+    let split =
+        text.len().checked_sub(1).filter(|at| text.is_char_boundary(*at)).ok_or_else(form)?;
     let (number, unit) = text.split_at(split);
     let unit_seconds = match unit {
         "s" => 1,

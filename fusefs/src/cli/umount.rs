@@ -10,8 +10,10 @@ use crate::kernel;
 use crate::mount_table;
 
 #[derive(Args)]
-#[command(after_help = "Examples:\n  fusion umount /srv/tree\n  fusion umount --lazy /srv/tree\n\n\
-    The daemon goes on; `fusion serve` ends by SIGTERM. Exit code 6: somebody uses the mount.")]
+#[command(
+    after_help = "Examples:\n  fusion umount /srv/tree\n  fusion umount --lazy /srv/tree\n\n\
+    The daemon goes on; `fusion serve` ends by SIGTERM. Exit code 6: somebody uses the mount."
+)]
 pub struct UmountArgs {
     /// A mounted tree
     directory: PathBuf,
@@ -26,8 +28,11 @@ impl UmountArgs {
             ControlError::usage(format!("{}: {error}", self.directory.display()))
         })?;
         if !mount_table::is_mounted(&directory) {
-            return Err(ControlError::usage(format!("{} is not a FusionFS mount", directory.display()))
-                .hint("`findmnt -t fuse.fusion` lists the mounts"));
+            return Err(ControlError::usage(format!(
+                "{} is not a FusionFS mount",
+                directory.display()
+            ))
+            .hint("`findmnt -t fuse.fusion` lists the mounts"));
         }
         let request = UnmountRequest { directory: directory.clone(), lazy: self.lazy };
         let outcome = match find::daemon_of_mount(globals, &directory).await {
@@ -53,8 +58,14 @@ fn name_the_busy(error: ControlError, directory: &Path) -> ControlError {
     if error.kind != FailureKind::Refused || users.is_empty() {
         return error;
     }
-    let list: Vec<String> = users.iter().map(|user| format!("{:>8} {} ({})", user.pid, user.program, user.how)).collect();
-    let hint = format!("in use by:\n{}\nend these, or detach it while they go on: fusion umount --lazy", list.join("\n"));
+    let list: Vec<String> = users
+        .iter()
+        .map(|user| format!("{:>8} {} ({})", user.pid, user.program, user.how))
+        .collect();
+    let hint = format!(
+        "in use by:\n{}\nend these, or detach it while they go on: fusion umount --lazy",
+        list.join("\n")
+    );
     ControlError { hint, ..error }
 }
 
@@ -66,13 +77,16 @@ struct User {
 
 /// The processes that we may look at and that have a file, a directory or a mapping inside.
 fn users_of(directory: &Path) -> Vec<User> {
-    let inside = |link: &Path| std::fs::read_link(link).is_ok_and(|target| target.starts_with(directory));
+    let inside =
+        |link: &Path| std::fs::read_link(link).is_ok_and(|target| target.starts_with(directory));
     let any_inside = |links: &Path| {
         std::fs::read_dir(links).into_iter().flatten().flatten().any(|entry| inside(&entry.path()))
     };
     let mut users = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
         let process = entry.path();
         let how = if inside(&process.join("cwd")) {
             "works in it"

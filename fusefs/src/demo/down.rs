@@ -65,7 +65,9 @@ fn remove(plan: &Plan) -> Result<(), ControlError> {
     for zone in &plan.zones {
         let mount = plan.mount(&zone.name);
         match std::fs::remove_dir(&mount) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(&mount, error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(&mount, error));
+            }
             _ => {}
         }
     }

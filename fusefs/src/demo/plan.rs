@@ -97,7 +97,10 @@ impl Plan {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => {
-                return Err(ControlError::failed(format!("{} cannot be read: {error}", path.display())));
+                return Err(ControlError::failed(format!(
+                    "{} cannot be read: {error}",
+                    path.display()
+                )));
             }
         };
         let mut plan: Plan = serde_json::from_str(&text).map_err(|error| {
@@ -175,7 +178,10 @@ impl Plan {
     /// the pairs in their order.
     pub fn relay_port_of(&self, from: &str, to: &str) -> Option<u16> {
         let sides = self.pairs().into_iter().flat_map(|(a, b)| [(a.clone(), b.clone()), (b, a)]);
-        (self.relay_port..).zip(sides).find(|(_, (f, t))| f == from && t == to).map(|(port, _)| port)
+        (self.relay_port..)
+            .zip(sides)
+            .find(|(_, (f, t))| f == from && t == to)
+            .map(|(port, _)| port)
     }
 
     /// The pairs of zones, each once: z1 z2, z1 z3, z2 z3, as `--rtt` counts them.
@@ -266,7 +272,9 @@ fn free_ports(root: &Path, count: usize) -> Result<u16, ControlError> {
         sockets.is_ok()
     };
     (start..PORTS.end - count).chain(PORTS.start..start).find(all_free).ok_or_else(|| {
-        ControlError::failed(format!("no {count} UDP ports in a row are free on the loopback interface"))
+        ControlError::failed(format!(
+            "no {count} UDP ports in a row are free on the loopback interface"
+        ))
     })
 }
 
@@ -283,7 +291,8 @@ pub fn apply_csv(plan: &mut Plan, text: &str) -> Result<(), ControlError> {
     for row in &rows {
         plan.zone(&row.from)?;
         plan.zone(&row.to)?;
-        let back_has_its_own = rows.iter().any(|other| other.from == row.to && other.to == row.from);
+        let back_has_its_own =
+            rows.iter().any(|other| other.from == row.to && other.to == row.from);
         for link in plan.links_between(&row.from, &row.to) {
             if link.from == row.from || !back_has_its_own {
                 link.shape = Shape::from_link_shape(row.shape);
@@ -306,7 +315,10 @@ mod tests {
             let link = plan.links.iter().find(|link| link.from == from && link.to == to);
             link.expect("every direction has a link").shape.one_way_ms
         };
-        assert_eq!((one_way("z1", "z2"), one_way("z3", "z1"), one_way("z3", "z2")), (10.0, 40.0, 45.0));
+        assert_eq!(
+            (one_way("z1", "z2"), one_way("z3", "z1"), one_way("z3", "z2")),
+            (10.0, 40.0, 45.0)
+        );
         assert!(plan.set_round_trips(&[1.0]).is_err());
     }
 

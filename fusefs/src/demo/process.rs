@@ -114,10 +114,15 @@ impl Process {
     }
 
     /// Whether it is gone in time.
-    async fn signal_and_wait(&self, signal: Signal, patience: Duration) -> Result<bool, ControlError> {
+    async fn signal_and_wait(
+        &self,
+        signal: Signal,
+        patience: Duration,
+    ) -> Result<bool, ControlError> {
         let Some(pid) = self.pid() else { return Ok(true) };
         let name = self.name.clone();
-        let wait = tokio::task::spawn_blocking(move || signal_and_wait(pid, signal, patience)).await;
+        let wait =
+            tokio::task::spawn_blocking(move || signal_and_wait(pid, signal, patience)).await;
         let gone = wait.expect("the waiting thread does not panic").map_err(|error| {
             ControlError::failed(format!("{name} (process {pid}) cannot be ended: {error}"))
                 .hint("run this as the user who started the demo")

@@ -146,7 +146,11 @@ async fn cut_and_heal(plan: &mut Plan, directory: &str) -> Result<Vec<Step>, Con
     if waits {
         let completed = matches!(tokio::time::timeout(PATIENCE, &mut make).await, Ok(Ok(Ok(()))));
         let after = milliseconds(healed);
-        let text = if completed { format!("completed {after} later") } else { "did not complete".to_owned() };
+        let text = if completed {
+            format!("completed {after} later")
+        } else {
+            "did not complete".to_owned()
+        };
         steps.push(Step { holds: completed, text: format!("healed; the waiting mkdir {text}") });
     }
     let (text, holds) = reader.outcome(healed).await;
@@ -174,7 +178,11 @@ async fn equal_hashes(plan: &Plan) -> Result<Step, ControlError> {
     Ok(match equal.into_inner() {
         Some((gsn, hash)) => Step {
             holds: true,
-            text: format!("all {} state hashes are equal at GSN {gsn}: {}", plan.zones.len(), &hash[..hash.len().min(16)]),
+            text: format!(
+                "all {} state hashes are equal at GSN {gsn}: {}",
+                plan.zones.len(),
+                &hash[..hash.len().min(16)]
+            ),
         },
         None => {
             let why = outcome.err().map_or_else(String::new, |error| error.message);
@@ -218,7 +226,12 @@ impl Waiting {
     }
 }
 
-async fn write_file(plan: &Plan, zone: &str, file: &Path, content: &str) -> Result<(), ControlError> {
+async fn write_file(
+    plan: &Plan,
+    zone: &str,
+    file: &Path,
+    content: &str,
+) -> Result<(), ControlError> {
     let path: PathBuf = plan.mount(zone).join(file);
     let content = content.to_owned();
     on_disk(move || std::fs::write(path, content)).await
@@ -231,10 +244,15 @@ async fn on_disk<T: Send + 'static>(
     let patient = tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(work)).await;
     match patient {
         Ok(Ok(Ok(value))) => Ok(value),
-        Ok(Ok(Err(error))) => Err(ControlError::failed(format!("a call on the mount failed: {error}"))),
+        Ok(Ok(Err(error))) => {
+            Err(ControlError::failed(format!("a call on the mount failed: {error}")))
+        }
         Ok(Err(panic)) => Err(ControlError::failed(panic.to_string())),
-        Err(_) => Err(ControlError::timeout(format!("a call on the mount took over {} s", PATIENCE.as_secs()))
-            .hint("look: fusion demo status, and the logs in the demo's log directory")),
+        Err(_) => Err(ControlError::timeout(format!(
+            "a call on the mount took over {} s",
+            PATIENCE.as_secs()
+        ))
+        .hint("look: fusion demo status, and the logs in the demo's log directory")),
     }
 }
 

@@ -45,7 +45,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// `Refused` if this user may not mount; else what went wrong at which zone.
 pub async fn up(root: &Path, wishes: &Wishes, say: &dyn Fn(&str)) -> Result<Up, ControlError> {
     if let FuseAccess::Forbidden { detail, fix } = fuse_access() {
-        return Err(ControlError::refused(detail).hint(format!("{fix}\n`fusion doctor` checks everything")));
+        return Err(
+            ControlError::refused(detail).hint(format!("{fix}\n`fusion doctor` checks everything"))
+        );
     }
     make_directories(root)?;
     let _lock = lock(root)?;
@@ -108,8 +110,9 @@ fn zone_count(wishes: &Wishes) -> Result<usize, ControlError> {
 fn grown(plan: Plan, wishes: &Wishes) -> Result<Plan, ControlError> {
     match wishes.zones {
         Some(count) if count != plan.zones.len() => {
-            Err(ControlError::usage(format!("this demo has {} zones", plan.zones.len()))
-                .hint("make another one (--root DIR), or remove this one: fusion demo down --purge"))
+            Err(ControlError::usage(format!("this demo has {} zones", plan.zones.len())).hint(
+                "make another one (--root DIR), or remove this one: fusion demo down --purge",
+            ))
         }
         _ => Ok(plan),
     }
@@ -136,8 +139,10 @@ fn make_directory(path: &Path, may_be_mounted: bool) -> Result<(), ControlError>
     match std::fs::create_dir_all(path) {
         // A dead mount is there, and neither a file nor a directory to stat(2).
         Err(_) if may_be_mounted && crate::mount_table::is_mounted(path) => Ok(()),
-        Err(error) => Err(ControlError::failed(format!("{} cannot be made: {error}", path.display()))
-            .hint("choose another place: --root DIR")),
+        Err(error) => {
+            Err(ControlError::failed(format!("{} cannot be made: {error}", path.display()))
+                .hint("choose another place: --root DIR"))
+        }
         Ok(()) => Ok(()),
     }
 }
@@ -150,7 +155,9 @@ pub(super) fn lock(root: &Path) -> Result<File, ControlError> {
         rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
         Ok(file)
     };
-    lock().map_err(|error| ControlError::failed(format!("{} cannot be locked: {error}", path.display())))
+    lock().map_err(|error| {
+        ControlError::failed(format!("{} cannot be locked: {error}", path.display()))
+    })
 }
 
 /// Starts the daemons whose stores exist, all at once: after a stop of the whole demo none
@@ -184,7 +191,8 @@ async fn make_zone(plan: &Plan, at: usize, say: &dyn Fn(&str)) -> Result<(), Con
     }
     let store = store.to_string_lossy().into_owned();
     let listen = super::plan::loopback(zone.port).to_string();
-    let place = ["--store", &store, "--name", &zone.name, "--listen", &listen, "--advertise", &listen];
+    let place =
+        ["--store", &store, "--name", &zone.name, "--listen", &listen, "--advertise", &listen];
     if at == 0 {
         say(&format!("{}: fusion init", zone.name));
         process::run_verb(&[&["init", "--zone", &zone.name], &place[..]].concat()).await?;

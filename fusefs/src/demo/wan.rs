@@ -54,7 +54,10 @@ pub fn write_config(plan: &Plan) -> Result<(), ControlError> {
         RelayConfig { port: plan.relay_port, zone: plan.zones.clone(), link: plan.links.clone() };
     let text = toml::to_string(&config).expect("links have TOML forms");
     std::fs::write(plan.relay_config(), text).map_err(|error| {
-        ControlError::failed(format!("{} cannot be written: {error}", plan.relay_config().display()))
+        ControlError::failed(format!(
+            "{} cannot be written: {error}",
+            plan.relay_config().display()
+        ))
     })
 }
 
@@ -67,7 +70,8 @@ pub async fn reshape(plan: &Plan) -> Result<(), ControlError> {
         ControlError::no_daemon(format!("the relay between the zones does not answer: {error}"))
             .hint("start what is missing: fusion demo up")
     };
-    let request = serde_json::to_string(&Request::Shape(plan.links.clone())).expect("links have JSON forms");
+    let request =
+        serde_json::to_string(&Request::Shape(plan.links.clone())).expect("links have JSON forms");
     let mut stream = BufReader::new(socket::connect(&plan.relay_socket()).await.map_err(gone)?);
     stream.write_all(format!("{request}\n").as_bytes()).await.map_err(gone)?;
     let mut line = String::new();
@@ -75,7 +79,9 @@ pub async fn reshape(plan: &Plan) -> Result<(), ControlError> {
     match serde_json::from_str(&line) {
         Ok(Answer::Done) => Ok(()),
         Ok(Answer::Failed(message)) => Err(ControlError::failed(message)),
-        Err(error) => Err(ControlError::failed(format!("the relay's answer cannot be read: {error}"))),
+        Err(error) => {
+            Err(ControlError::failed(format!("the relay's answer cannot be read: {error}")))
+        }
     }
 }
 

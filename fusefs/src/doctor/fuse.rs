@@ -12,7 +12,10 @@ use crate::mount_table;
 pub enum FuseAccess {
     Allowed,
     /// Why not, and what to do.
-    Forbidden { detail: String, fix: String },
+    Forbidden {
+        detail: String,
+        fix: String,
+    },
 }
 
 /// Opens /dev/fuse and looks for fusermount3, as a mount would.
@@ -65,7 +68,8 @@ fn helper() -> Finding {
             "as root: apt-get install fuse3",
         );
     };
-    let set_uid = std::fs::metadata(&path).is_ok_and(|meta| meta.mode() & 0o4000 != 0 && meta.uid() == 0);
+    let set_uid =
+        std::fs::metadata(&path).is_ok_and(|meta| meta.mode() & 0o4000 != 0 && meta.uid() == 0);
     if set_uid {
         Finding::good(SUBJECT, format!("{} is set-uid root", path.display()))
     } else {
@@ -125,7 +129,10 @@ fn mounts() -> Vec<Finding> {
 fn one_mount(directory: &Path) -> Finding {
     let subject = format!("mount {}", directory.display());
     if mount_table::is_dead(directory) {
-        let fix = format!("fusion umount --lazy {}   (the next start of its daemon does it too)", directory.display());
+        let fix = format!(
+            "fusion umount --lazy {}   (the next start of its daemon does it too)",
+            directory.display()
+        );
         Finding::wrong(Verdict::Bad, subject, "its daemon is gone", fix)
     } else {
         Finding::good(subject, "answers")

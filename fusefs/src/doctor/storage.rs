@@ -18,7 +18,8 @@ const DESCRIPTORS_MIN: u64 = 4096;
 
 pub fn examine(store: &Path) -> Vec<Finding> {
     let place = existing_ancestor(store);
-    let mut findings = vec![sync_time(&place), free_space(&place), filesystem(&place), descriptors()];
+    let mut findings =
+        vec![sync_time(&place), free_space(&place), filesystem(&place), descriptors()];
     if !store.exists() {
         findings.push(Finding::wrong(
             Verdict::Doubtful,

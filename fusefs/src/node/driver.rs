@@ -114,7 +114,11 @@ fn carry_out(effects: &mut Vec<Effect>, outlets: &Outlets) {
                 let _ = outlets.apply.send(Agreed { record, header });
             }
             Effect::ServeOrder { to, from } => outlets.order.serve(to, from),
-            Effect::NeedSnapshot { peer, oldest } => outlets.pulse.needs_checkpoint(peer, oldest),
+            // A node that joined later keeps no older agreements. Others do, since nobody
+            // truncates the order; the replica asks them next.
+            Effect::NeedSnapshot { peer, oldest } => {
+                tracing::warn!(%peer, %oldest, "the peer's order begins above what is needed here");
+            }
             Effect::Diverged { gsn, peer } => outlets.pulse.fail(format!(
                 "the state hash differs from node {peer}'s at GSN {gsn}: this node or that one \
                  applied something else. It stops applying; keep the store as evidence"

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use engine::consensus::RingStatus;
 use engine::consensus::record::Header;
-use engine::ids::{Gsn, NodeId, StateHash};
+use engine::ids::{Gsn, StateHash};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
@@ -19,7 +19,6 @@ pub struct Pulse {
     ring: RwLock<Option<(Instant, Arc<RingStatus>)>>,
     failure: watch::Sender<Option<String>>,
     lane_ended: watch::Sender<bool>,
-    checkpoint_wanted: watch::Sender<Option<(NodeId, Gsn)>>,
 }
 
 /// So many state hashes are kept: enough to compare nodes that lag behind each other.
@@ -36,7 +35,6 @@ impl Pulse {
             ring: RwLock::new(None),
             failure: watch::Sender::new(None),
             lane_ended: watch::Sender::new(false),
-            checkpoint_wanted: watch::Sender::new(None),
         }
     }
 
@@ -116,14 +114,5 @@ impl Pulse {
 
     pub fn watch_lane_ended(&self) -> watch::Receiver<bool> {
         self.lane_ended.subscribe()
-    }
-
-    /// The log of the peers begins above what this node has.
-    pub fn needs_checkpoint(&self, peer: NodeId, oldest: Gsn) {
-        self.checkpoint_wanted.send_replace(Some((peer, oldest)));
-    }
-
-    pub fn watch_checkpoint_wanted(&self) -> watch::Receiver<Option<(NodeId, Gsn)>> {
-        self.checkpoint_wanted.subscribe()
     }
 }

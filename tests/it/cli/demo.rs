@@ -49,17 +49,24 @@ fn status_log_and_where_show_what_happened() {
     cluster.wait_for_path("z3", "report");
     cluster.wait_for_equal_state();
 
-    let status = cluster.fusion("z2", &["status", "--json"]).expect_ok().json();
+    // Exit code 0: every node is well, also as z2 last heard of it.
+    wait_until("all nodes are ok", || cluster.fusion("z2", &["status"]).code == 0);
+    let status = cluster.status("z2").expect("z2 answers");
     assert_eq!(status["node"], "z2");
     assert_eq!(status["ring"]["voters"].as_array().map(Vec::len), Some(3));
     assert_eq!(status["nodes"].as_array().map(Vec::len), Some(3));
     assert_eq!(status["links"].as_array().map(Vec::len), Some(2));
-    let text = cluster.fusion("z2", &["status"]).expect_ok().stdout;
+    let text = cluster.fusion("z2", &["status"]).stdout;
     assert!(text.contains("voters z1 z2 z3"), "{text}");
 
-    let log = cluster.fusion("z3", &["log", "show", "--from", "1", "--limit", "100000", "--json"]).expect_ok();
-    let entries: Vec<serde_json::Value> =
-        log.stdout.lines().map(|line| serde_json::from_str(line).expect("one JSON value per line")).collect();
+    let log = cluster
+        .fusion("z3", &["log", "show", "--from", "1", "--limit", "100000", "--json"])
+        .expect_ok();
+    let entries: Vec<serde_json::Value> = log
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("one JSON value per line"))
+        .collect();
     let operations: Vec<&str> = entries
         .iter()
         .flat_map(|entry| entry["commands"].as_array().into_iter().flatten())
@@ -74,7 +81,10 @@ fn status_log_and_where_show_what_happened() {
     let path = file.to_str().expect("temporary paths are UTF-8");
     wait_until("all zones hold the file", || {
         let report = cluster.fusion("z1", &["where", path, "--json"]).expect_ok().json();
-        assert_eq!((report["path"].as_str(), report["size_bytes"].as_u64()), (Some("/report"), Some(100_000)));
+        assert_eq!(
+            (report["path"].as_str(), report["size_bytes"].as_u64()),
+            (Some("/report"), Some(100_000))
+        );
         let holders = report["holders"].as_array().cloned().unwrap_or_default();
         holders.len() == 3 && holders.iter().all(|holder| holder["state"] == "held")
     });
@@ -82,18 +92,34 @@ fn status_log_and_where_show_what_happened() {
 
 #[test]
 fn tokens_are_listed_and_revoked() {
-    let Some(cluster) = Cluster::start_with(&Wishes { zones: 1, ..Wishes::default() }) else { return };
-    let created = cluster.fusion("z1", &["token", "create", "--zone", "z9", "--json"]).expect_ok().json();
+    let Some(cluster) = Cluster::start_with(&Wishes { zones: 1, ..Wishes::default() }) else {
+        return;
+    };
+    let created =
+        cluster.fusion("z1", &["token", "create", "--zone", "z9", "--json"]).expect_ok().json();
     assert!(created["token"].as_str().is_some_and(|token| token.starts_with("FUS1-")), "{created}");
     let id = created["id"].as_str().expect("an id").to_owned();
     let listed = || cluster.fusion("z1", &["token", "list", "--json"]).expect_ok().json();
-    assert!(listed().as_array().is_some_and(|tokens| tokens.iter().any(|token| token["id"] == *id)));
+    assert!(
+        listed().as_array().is_some_and(|tokens| tokens.iter().any(|token| token["id"] == *id))
+    );
     cluster.fusion("z1", &["token", "revoke", &id]).expect_ok();
     assert_eq!(listed().as_array().map(Vec::len), Some(0));
     let store = cluster.root().join("never");
     let store = store.to_str().expect("temporary paths are UTF-8");
     let token = created["token"].as_str().expect("a token");
-    let join = tests::program::fusion(["join", token, "--store", store, "--name", "n9", "--listen", "127.0.0.1:0", "--advertise", "127.0.0.1:1"]);
+    let join = tests::program::fusion([
+        "join",
+        token,
+        "--store",
+        store,
+        "--name",
+        "n9",
+        "--listen",
+        "127.0.0.1:0",
+        "--advertise",
+        "127.0.0.1:1",
+    ]);
     assert_ne!(join.code, 0, "a revoked token admits nobody");
 }
 

@@ -30,17 +30,23 @@ fn mount_helper(cluster: &Cluster, arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn a_second_mount_shows_the_same_tree_and_goes_alone() {
+fn a_daemon_has_one_mount_which_can_move() {
     let Some(cluster) = one_zone() else { return };
-    let second = cluster.root().join("second");
+    let (first, second) = (cluster.mount("z1"), cluster.root().join("second"));
     fs::create_dir(&second).expect("a directory");
+    fs::write(first.join("file"), "there").expect("a file");
     let store = cluster.store("z1");
-    program::fusion(["mount", "--store", text(&store), text(&second)]).expect_ok();
-    fs::write(cluster.mount("z1").join("file"), "there").expect("a file");
+    let mount = || program::fusion(["mount", "--store", text(&store), text(&second)]);
+    let refused = mount();
+    assert_eq!(refused.code, 6, "{}", refused.stderr);
+    assert!(refused.stderr.contains("mount --bind"), "{}", refused.stderr);
+
+    program::fusion(["umount", text(&first)]).expect_ok();
+    assert!(!is_mounted(&first));
+    mount().expect_ok();
     assert_eq!(fs::read_to_string(second.join("file")).expect("the same tree"), "there");
+    assert!(mount().expect_ok().stdout.contains("mounted already"));
     program::fusion(["umount", text(&second)]).expect_ok();
-    assert!(!is_mounted(&second));
-    assert_eq!(fs::read_to_string(cluster.mount("z1").join("file")).expect("still mounted"), "there");
 }
 
 #[test]
@@ -82,9 +88,12 @@ fn the_mount_helper_starts_a_daemon_once() {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
         (ours && pid != std::process::id() as i32).then_some(pid)
     });
-    let pid = rustix::process::Pid::from_raw(daemon.expect("the daemon runs")).expect("a process id");
+    let pid =
+        rustix::process::Pid::from_raw(daemon.expect("the daemon runs")).expect("a process id");
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it can be ended");
-    tests::wait::wait_until("the daemon ends and unmounts", || !socket.exists() && !is_mounted(&place));
+    tests::wait::wait_until("the daemon ends and unmounts", || {
+        !socket.exists() && !is_mounted(&place)
+    });
 }
 
 #[test]

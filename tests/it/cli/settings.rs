@@ -12,7 +12,8 @@ fn text(path: &Path) -> &str {
 fn flag_beats_environment_beats_file_beats_default() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let file = root.path().join("fusion.toml");
-    std::fs::write(&file, "log = 'warn'\nseal_age_ms = 70\nlisten = '127.0.0.1:1'\n").expect("a file");
+    std::fs::write(&file, "log = 'warn'\nseal_age_ms = 70\nlisten = '127.0.0.1:1'\n")
+        .expect("a file");
     let show = ["--config", text(&file), "config", "show", "--json", "--store", "/from/the/flag"];
     let output = command(show)
         .env("FUSION_LOG", "debug")
@@ -22,9 +23,15 @@ fn flag_beats_environment_beats_file_beats_default() {
     let shown: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let value = |key: &str| shown[key]["value"].clone();
     let origin = |key: &str| shown[key]["origin"].as_str().unwrap_or("").to_owned();
-    assert_eq!((value("store").as_str(), origin("store").as_str()), (Some("/from/the/flag"), "command line"));
+    assert_eq!(
+        (value("store").as_str(), origin("store").as_str()),
+        (Some("/from/the/flag"), "command line")
+    );
     assert_eq!((value("log").as_str(), origin("log").as_str()), (Some("debug"), "FUSION_LOG"));
-    assert_eq!((value("seal_age_ms").as_u64(), origin("seal_age_ms").as_str()), (Some(70), text(&file)));
+    assert_eq!(
+        (value("seal_age_ms").as_u64(), origin("seal_age_ms").as_str()),
+        (Some(70), text(&file))
+    );
     assert_eq!(origin("fetch_timeout_ms"), "default");
 }
 
@@ -35,7 +42,11 @@ fn an_unknown_key_is_refused_with_the_nearest_one() {
     std::fs::write(&file, "adverties = 'a:1'\n").expect("a file");
     let run = fusion(["config", "check", text(&file)]);
     assert_eq!(run.code, 2);
-    assert!(run.stderr.contains("'adverties'") && run.stderr.contains("'advertise'"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("'adverties'") && run.stderr.contains("'advertise'"),
+        "{}",
+        run.stderr
+    );
 }
 
 #[test]

@@ -41,7 +41,11 @@ fn a_path_outside_of_a_mount_is_a_usage_error() {
 fn a_store_that_is_not_there_is_named() {
     let run = fusion(["serve", "--store", "/nonexistent/store"]);
     assert_eq!(run.code, 1);
-    assert!(run.stderr.contains("/nonexistent/store") && run.stderr.contains("fusion init"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("/nonexistent/store") && run.stderr.contains("fusion init"),
+        "{}",
+        run.stderr
+    );
 }
 
 #[test]
@@ -58,8 +62,12 @@ fn the_doctor_answers_in_json() {
     let store = root.path().to_str().expect("temporary paths are UTF-8");
     let run = fusion(["doctor", "--json", "--store", store]);
     let findings = run.json();
-    let subjects: Vec<&str> =
-        findings.as_array().into_iter().flatten().filter_map(|finding| finding["subject"].as_str()).collect();
+    let subjects: Vec<&str> = findings
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|finding| finding["subject"].as_str())
+        .collect();
     for subject in ["/dev/fuse", "fusermount3", "/etc/fuse.conf"] {
         assert!(subjects.contains(&subject), "{subjects:?}");
     }

@@ -20,7 +20,8 @@ fn the_tc_commands_are_the_golden_ones() {
             .output()
             .expect("a shell");
         assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
-        let golden = fs::read_to_string(vagrant().join(format!("golden/tc-{zone}.txt"))).expect("a golden file");
+        let golden = fs::read_to_string(vagrant().join(format!("golden/tc-{zone}.txt")))
+            .expect("a golden file");
         assert_eq!(String::from_utf8_lossy(&printed.stdout), golden, "{zone}");
     }
 }
@@ -29,6 +30,7 @@ fn the_tc_commands_are_the_golden_ones() {
 fn the_emulator_reads_the_same_links() {
     let text = fs::read_to_string(vagrant().join("wan.csv")).expect("the links");
     let rows = wan::parse(&text).expect("the emulator's format");
-    let pairs: Vec<(&str, &str)> = rows.iter().map(|row| (row.from.as_str(), row.to.as_str())).collect();
+    let pairs: Vec<(&str, &str)> =
+        rows.iter().map(|row| (row.from.as_str(), row.to.as_str())).collect();
     assert_eq!(pairs, [("z1", "z2"), ("z1", "z3"), ("z2", "z3")]);
 }

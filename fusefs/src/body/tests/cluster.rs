@@ -82,6 +82,10 @@ impl Cluster {
     }
 
     pub fn with(count: u16, seal_age: Duration, fetch_timeout: Duration) -> Cluster {
+        // `RUST_LOG=fusefs=debug` shows what happened before a failure.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer();
+        let _ = log.try_init(); // another test was first
         let (proposals, queue) = channel::<Proposal>();
         let mut tables = MemoryTables::default();
         let time = Timestamp::new(1, 0);
@@ -134,7 +138,15 @@ impl Cluster {
         };
         // The first node admits itself, and then the others.
         let admitter = self.nodes.first().map_or(&ring, |node| &node.ring);
-        admitter.agree(Op::AdmitNode { node: member, token: None });
+        let mut token = None;
+        if !self.nodes.is_empty() {
+            let (zone, expires) = (member.zone_name.clone(), Timestamp::new(i64::MAX, 0));
+            let id = u64::from(id.0);
+            let op = Op::CreateJoinToken { id, secret_hash: [1; 32], zone, expires };
+            assert_eq!(admitter.agree(op), Outcome::Done);
+            token = Some(id);
+        }
+        assert_eq!(admitter.agree(Op::AdmitNode { node: member, token }), Outcome::Done);
         let bodies = Some(self.start(&ring, store));
         self.nodes.push(Node { id, bodies, ring, dir });
     }

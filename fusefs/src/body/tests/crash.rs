@@ -99,9 +99,9 @@ fn a_version_that_was_agreed_while_its_node_was_dead_is_not_published_twice() {
         (cluster.nodes[0].service().counters().sealed.value() > 0).then_some(())
     });
     cluster.crash(0);
-    // Its command is agreed only when it runs again, and proposes the same.
-    cluster.restart(0);
     cluster.resume();
+    until("it is agreed", || (cluster.nodes[1].inode(ino).size > 0).then_some(()));
+    cluster.restart(0);
     cluster.settle();
     assert!(cluster.nodes[1].content(ino) == noise(1, 3 << 20));
     assert!(cluster.nodes[0].service().conflicts().is_empty());

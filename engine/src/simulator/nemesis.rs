@@ -1,0 +1,218 @@
+//! Faults, and what comes after them: restarts, joins, snapshots.
+
+use super::checker::Checked;
+use super::disk::Disk;
+use super::fault::Fault;
+use super::node::Node;
+use super::world::{Event, World};
+use crate::consensus::Input;
+use crate::ids::{NodeId, OpId};
+use crate::namespace::View;
+
+impl World {
+    pub(super) fn fault(&mut self, fault: Fault) -> Checked {
+        if self.calm {
+            return Ok(());
+        }
+        self.note(|_| format!("fault: {fault:?}"));
+        match fault {
+            Fault::Crash { node, down_us } => {
+                self.crash(node);
+                self.after(down_us, Event::Start { node });
+                Ok(())
+            }
+            Fault::Blackout { down_us } => {
+                let nodes: Vec<NodeId> = self.nodes.keys().copied().collect();
+                for node in nodes {
+                    self.crash(node);
+                    let start_us = down_us + self.random.below(200_000);
+                    self.after(start_us, Event::Start { node });
+                }
+                Ok(())
+            }
+            Fault::Shutdown { node, down_us } => {
+                self.after(down_us + SHUTDOWN_US, Event::Start { node });
+                self.step(node, Input::Shutdown)
+            }
+            Fault::Isolate { node, for_us } => {
+                self.network.isolate(node, true);
+                self.after(for_us, Event::Undo(fault));
+                Ok(())
+            }
+            Fault::OneWay { from, to, for_us } => {
+                self.network.cut(from, to);
+                self.after(for_us, Event::Undo(fault));
+                Ok(())
+            }
+            Fault::Sever { one, other, for_us } => {
+                self.network.cut(one, other);
+                self.network.cut(other, one);
+                self.after(for_us, Event::Undo(fault));
+                Ok(())
+            }
+            Fault::CrashAfterPromise { node } => {
+                self.armed.insert(node);
+                Ok(())
+            }
+            Fault::Pause { node, for_us } => {
+                let until_us = self.now_us + for_us;
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    node.paused_until_us = node.paused_until_us.max(until_us);
+                }
+                Ok(())
+            }
+            Fault::SlowDisk { node, factor, for_us } => {
+                self.after(for_us, Event::Undo(fault));
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    node.slow = factor;
+                }
+                Ok(())
+            }
+            Fault::ClockStep { node, by_us } => {
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    node.clock_us += by_us;
+                }
+                self.set_timer(node);
+                Ok(())
+            }
+            Fault::Join { node } => self.join(node),
+            Fault::Remove { node } => {
+                self.want(node, false);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn undo(&mut self, fault: Fault) -> Checked {
+        match fault {
+            Fault::Isolate { node, .. } => self.network.isolate(node, false),
+            Fault::OneWay { from, to, .. } => self.network.mend(from, to),
+            Fault::Sever { one, other, .. } => {
+                self.network.mend(one, other);
+                self.network.mend(other, one);
+            }
+            Fault::SlowDisk { node, .. } => {
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    node.slow = 1;
+                }
+            }
+            _ => {}
+        }
+        self.note(|_| format!("over: {fault:?}"));
+        self.greet()
+    }
+
+    /// Connections come back: every node is told about every other.
+    pub(super) fn greet(&mut self) -> Checked {
+        let nodes: Vec<NodeId> = self.nodes.keys().copied().collect();
+        for &node in &nodes {
+            for &peer in nodes.iter().filter(|&&peer| peer != node) {
+                self.step(node, Input::PeerUp(peer))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn crash(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        if node.process.take().is_none() {
+            return;
+        }
+        let survivors = self.random.below(node.disk.unsynced() + 1);
+        node.disk.crash(survivors);
+        node.paused_until_us = 0;
+        self.totals.crashes += 1;
+        self.note(|_| format!("{id:?} crashes, {survivors} unflushed writes survive"));
+    }
+
+    /// A graceful end flushes everything.
+    pub(super) fn stopped(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(&id).expect("it has just stepped");
+        node.disk.sync(node.disk.written());
+        node.process = None;
+        self.note(|_| format!("{id:?} has shut down"));
+    }
+
+    /// A new node begins with a copy of somebody's durable tables.
+    pub(super) fn join(&mut self, id: NodeId) -> Checked {
+        let giver = self.nodes.values().find(|node| node.process.is_some());
+        let Some(giver) = giver else {
+            self.after(200_000, Event::Fault(Fault::Join { node: id }));
+            return Ok(());
+        };
+        if self.nodes.contains_key(&id) {
+            return Ok(());
+        }
+        let durable = &giver.disk.durable;
+        let disk = Disk::new(durable.header.clone(), durable.tables.clone(), self.plan.order_kept);
+        let clock_us = self.clock_error();
+        self.nodes.insert(id, Node::new(disk, clock_us));
+        self.want(id, true);
+        self.start(id)
+    }
+
+    pub(super) fn want(&mut self, node: NodeId, vote: bool) {
+        self.wanted.push((node, vote));
+        self.after(100_000, Event::Reconfigure);
+    }
+
+    /// Asks for the first wanted membership until it is in force, then for the next.
+    pub(super) fn reconfigure(&mut self) -> Checked {
+        let Some(&(node, vote)) = self.wanted.first() else { return Ok(()) };
+        self.after(300_000, Event::Reconfigure);
+        let newest = self
+            .nodes
+            .iter()
+            .filter_map(|(&id, node)| Some((node.process.as_ref()?.replica.header(), id)))
+            .filter(|(header, id)| header.config.is_voter(*id))
+            .max_by_key(|(header, _)| header.gsn);
+        let Some((header, at)) = newest else { return Ok(()) };
+        let mut voters = header.config.voters.clone();
+        let changed = match vote {
+            true => voters.insert(node, 1).is_none(),
+            false => voters.remove(&node).is_some() && !voters.is_empty(),
+        };
+        if !changed {
+            self.wanted.remove(0);
+            return Ok(());
+        }
+        // Policy: a new voter must not hold the ring up while it catches up.
+        let gsn = header.gsn;
+        let process = self.nodes.get(&node).and_then(|node| node.process.as_ref());
+        let caught_up = process.is_some_and(|p| p.replica.header().gsn.0 + 1000 >= gsn.0);
+        if vote && !caught_up {
+            return Ok(());
+        }
+        self.note(|_| format!("{at:?} asks for voters {voters:?}"));
+        self.step(at, Input::Reconfigure { voters })
+    }
+
+    pub(super) fn snapshot(&mut self, to: NodeId, from: NodeId) -> Checked {
+        let Some(giver) = self.nodes.get(&from).filter(|node| node.process.is_some()) else {
+            return Ok(());
+        };
+        let (header, tables) =
+            (giver.disk.durable.header.clone(), giver.disk.durable.tables.clone());
+        let node = self.nodes.get_mut(&to).expect("it asked");
+        let Some(process) = node.process.as_mut() else { return Ok(()) };
+        if header.gsn <= process.replica.header().gsn {
+            return Ok(());
+        }
+        self.totals.snapshots += 1;
+        node.disk.install(header.clone(), tables.clone());
+        process.tables = tables;
+        let origin = View::new(&process.tables).origin(to).map_err(|e| e.to_string())?;
+        let finished_seq =
+            origin.filter(|origin| origin.boot == process.boot).map_or(0, |o| o.last_seq);
+        let later = process.waiting.split_off(&(finished_seq + 1));
+        let boot = process.boot;
+        for (seq, waiting) in std::mem::replace(&mut process.waiting, later) {
+            self.checker.on_acknowledged(OpId { origin: to, boot, seq }, waiting.floor)?;
+        }
+        self.note(|_| format!("{to:?} installs a snapshot of {from:?} at {:?}", header.gsn));
+        self.step(to, Input::Installed { header, finished_seq })
+    }
+}
+
+/// Longer than a graceful end may take.
+const SHUTDOWN_US: u64 = 3_500_000;

@@ -11,7 +11,7 @@ use engine::namespace::tables::{MemoryTables, Overlay, Tables, TablesError};
 use engine::namespace::{VolumeParams, apply, genesis};
 use engine::outcome::{Outcome, Refusal};
 use engine::time::Timestamp;
-use fusefs::ops::ports::{Done, OnApplied, Origin, ProposeError, Ring, SharedTables, View};
+use fusefs::ops::ports::{Caller, Done, OnApplied, Origin, ProposeError, Ring, SharedTables, View};
 
 /// The node whose mount is tested.
 pub const HERE: NodeId = NodeId(1);

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use engine::command::{Body, Command, Cred, Kind, Member, Name, Op};
+use engine::command::{Body, Command, Kind, Member, Name, Op};
 use engine::ids::{Gsn, Ino, NodeId, OpId, VolumeId, ZoneId};
 use engine::namespace::{Inode, MemoryTables, Overlay, Tables, VolumeParams, apply, genesis};
 use engine::outcome::Outcome;

@@ -161,7 +161,9 @@ pub fn generate(root: &Path, files: usize) -> io::Result<()> {
         made.push(path);
     }
     // Last, because their own times change with every name in them.
-    for path in made.iter().chain(directories.iter().map(|path| root.join(path)).collect::<Vec<_>>().iter()) {
+    for path in
+        made.iter().chain(directories.iter().map(|path| root.join(path)).collect::<Vec<_>>().iter())
+    {
         set_mtime(path, &mut random)?;
     }
     Ok(())

@@ -26,8 +26,8 @@ pub(super) struct Wants {
     unread: VecDeque<(Gsn, Ino)>,
     /// The apply thread told everything up to here.
     told: Gsn,
-    /// The newest agreement that published something.
-    last_content: Gsn,
+    /// Agreements that published something and that no report of this node covers yet.
+    unreported: VecDeque<Gsn>,
 }
 
 /// How far this node's bodies are, for people.
@@ -48,6 +48,8 @@ const SMALL_JOBS_MAX: usize = 4;
 const LARGE_JOBS_MAX: usize = 3;
 /// Below what one answer holds.
 const SMALL_BATCH_BYTES: u64 = 1 << 20;
+/// Of 8 bytes each.
+const UNREPORTED_MAX: usize = 1 << 16;
 /// Inodes looked at in one go.
 const LOOK_COUNT: usize = 4096;
 
@@ -58,7 +60,7 @@ impl Wants {
             list: WantList::new(WANTS_MAX, Gsn(0)),
             unread: VecDeque::new(),
             told: Gsn(0),
-            last_content: Gsn(0),
+            unreported: VecDeque::new(),
         }
     }
 
@@ -68,6 +70,24 @@ impl Wants {
 
     pub fn wake(&mut self) {
         self.list.wake();
+    }
+
+    fn content_agreed(&mut self, gsn: Gsn) {
+        if self.unreported.len() >= UNREPORTED_MAX {
+            // Those between are covered with this one.
+            self.unreported.pop_back();
+        }
+        if self.unreported.back() != Some(&gsn) {
+            self.unreported.push_back(gsn);
+        }
+    }
+
+    /// How far this node holds everything, if that covers content that no report covered.
+    fn take_report(&mut self) -> Option<Gsn> {
+        let held = self.held_upto();
+        let covered = self.unreported.partition_point(|gsn| *gsn <= held);
+        self.unreported.drain(..covered);
+        (covered > 0).then_some(held)
     }
 
     fn held_upto(&self) -> Gsn {
@@ -103,7 +123,7 @@ impl BodyService {
         if contents.is_empty() {
             return;
         }
-        wants.last_content = gsn;
+        wants.content_agreed(gsn);
         wants.unread.extend(contents.into_iter().map(|ino| (gsn, ino)));
         drop(wants);
         self.wants_changed.notify_one();
@@ -139,11 +159,8 @@ impl BodyService {
             };
             let now = Instant::now();
             while small < SMALL_JOBS_MAX {
-                let batch = self.wants.lock().list.take_small(
-                    Ask::SMALL_MAX_COUNT,
-                    SMALL_BATCH_BYTES,
-                    now,
-                );
+                let batch =
+                    self.wants.lock().list.take_small(Ask::SMALL_MAX_COUNT, SMALL_BATCH_BYTES, now);
                 if batch.is_empty() {
                     break;
                 }
@@ -167,7 +184,8 @@ impl BodyService {
             if more {
                 continue;
             }
-            let retry = self.wants.lock().list.next_retry().unwrap_or(now + Duration::from_secs(60));
+            let retry =
+                self.wants.lock().list.next_retry().unwrap_or(now + Duration::from_secs(60));
             tokio::select! {
                 () = self.wants_changed.notified() => {}
                 Some(done) = jobs.join_next() => match done {
@@ -219,7 +237,11 @@ impl BodyService {
         let Some(from) = self.wants.lock().list.begin_scan() else { return Ok(()) };
         let view = self.ring.view();
         let mut failed = None;
+        let mut newest = Gsn(0);
         let mut add = |ino, inode: Inode| {
+            if matches!(inode.body, Body::Sealed { .. }) {
+                newest = newest.max(Gsn(inode.version.0));
+            }
             if inode.version.0 < from.0 {
                 return true;
             }
@@ -234,8 +256,15 @@ impl BodyService {
         match failed {
             Some(error) => Err(error),
             None => {
+                let reported = view.held_upto(self.ring.me()).map_err(tables)?;
                 let mut wants = self.wants.lock();
                 wants.list.scanned();
+                // What came before this start was perhaps not reported.
+                let newest = newest.min(wants.told);
+                let is_covered = wants.unreported.front().is_some_and(|first| *first <= newest);
+                if reported < newest && !is_covered {
+                    wants.unreported.push_front(newest);
+                }
                 Ok(())
             }
         }
@@ -266,8 +295,7 @@ impl BodyService {
         };
         for (want, here) in batch.iter().zip(here) {
             // Not a single chunk, perhaps: then it goes by its manifest.
-            let fetched =
-                if here { Ok(true) } else { self.fetch_whole(remote(want)).await };
+            let fetched = if here { Ok(true) } else { self.fetch_whole(remote(want)).await };
             self.fetched(want, fetched);
         }
     }
@@ -292,30 +320,23 @@ impl BodyService {
     pub(super) async fn run_watermark(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(WATERMARK_INTERVAL);
         let me = self.ring.me();
-        let mut reported = self.ring.view().held_upto(me).unwrap_or_default();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = self.stopping.cancelled() => return,
             }
             self.table.sweep();
-            let (held, last_content) = {
-                let wants = self.wants.lock();
-                (wants.held_upto(), wants.last_content)
-            };
+            if self.reporting.load(Ordering::Relaxed) {
+                continue;
+            }
             // Not for agreements without content: a report is one itself.
-            if held <= reported || last_content <= reported {
-                continue;
-            }
-            if self.reporting.swap(true, Ordering::Relaxed) {
-                continue;
-            }
+            let Some(held) = self.wants.lock().take_report() else { continue };
+            self.reporting.store(true, Ordering::Relaxed);
             let service = Arc::clone(&self);
             let done = Box::new(move |_: Result<_, _>| {
                 service.reporting.store(false, Ordering::Relaxed);
             });
             self.ring.propose(Caller::DAEMON, Op::HeldUpto { node: me, gsn: held }, done);
-            reported = held;
         }
     }
 }

@@ -111,12 +111,12 @@ impl BodyService {
             let mut plan = Vec::new();
             content.plan(at..end, &mut plan);
             let mut bytes = vec![0; (end - at) as usize];
-            fill::<Unreadable>(&plan, &mut bytes, &|id, offset, part| {
-                match self.read_sealed(id, offset, part) {
-                    Ok(true) => Ok(()),
-                    Ok(false) => Err(Unreadable(BodyError::Damaged(format!("body {id} is gone")))),
-                    Err(error) => Err(Unreadable(error)),
-                }
+            fill::<Unreadable>(&plan, &mut bytes, &|id, offset, part| match self
+                .read_sealed(id, offset, part)
+            {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(Unreadable(BodyError::Damaged(format!("body {id} is gone")))),
+                Err(error) => Err(Unreadable(error)),
             })
             .map_err(|Unreadable(error)| error)?;
             file.write_all_at(&bytes, at).map_err(written_to_disk)?;

@@ -168,7 +168,7 @@ pub fn fill<E: std::convert::From<StoreError>>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::layer::{MemoryBudget, LayerId};
+    use super::super::layer::{LayerId, MemoryBudget};
     use super::*;
 
     #[test]

@@ -4,24 +4,21 @@
 //! Every chunk is compared with its id before it is written. Everybody who needs a body works
 //! on the same part file, so whatever came for one is there for the others.
 
-use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use engine::chunking::{CHUNK_LEN_MAX, Chunk, Manifest};
 use engine::ids::{BodyId, NodeId, Version};
-use engine::placement::{Placement, fetch_order, should_hold};
-use parking_lot::Mutex;
 use store::Area;
-use store::bodies::{Part, SmallBody};
-use tokio::sync::Notify;
+use store::bodies::SmallBody;
 use tokio::task::JoinSet;
-use wire::{Ask, Class, Request, Response};
+use wire::{Ask, Class, Response};
 
 use super::BodyService;
-use super::error::{stored, tables};
+use super::arriving::{Arriving, Claim, persist};
+use super::error::stored;
 use super::want::SMALL_BYTES_MAX;
 use crate::ops::ports::BodyError;
 
@@ -33,27 +30,6 @@ pub struct Remote {
     /// Who has confirmed this agreement has the body.
     pub version: Version,
     pub holder: Option<NodeId>,
-}
-
-/// A body that is arriving, with who fetches which chunk.
-pub struct Arriving {
-    part: Arc<Part>,
-    /// Chunks (by offset) that a reader's fetch is under way for.
-    urgent: Mutex<HashSet<u64>>,
-    /// Told when chunks came, or a fetch gave up.
-    moved: Notify,
-    /// Turns the complete part into a sealed body, once.
-    completing: tokio::sync::Mutex<()>,
-}
-
-/// The bodies that are arriving now.
-#[derive(Default)]
-pub struct Arrivals(Mutex<HashMap<BodyId, Weak<Arriving>>>);
-
-/// Urgent chunks that one reader has claimed; given back when it stops.
-struct Claim<'a> {
-    arriving: &'a Arriving,
-    offsets: Vec<u64>,
 }
 
 /// Requests of one body's background fetch at the same time: enough that a stream's own pace
@@ -182,8 +158,7 @@ impl BodyService {
                 break;
             }
             let bodies = missing.iter().map(|&at| remotes[at].id).collect();
-            let Some(Response::Small(answers)) =
-                self.ask(node, Ask::Small { bodies }, class).await
+            let Some(Response::Small(answers)) = self.ask(node, Ask::Small { bodies }, class).await
             else {
                 continue;
             };
@@ -332,7 +307,11 @@ impl BodyService {
                 part.map_err(stored)?
             }
         };
-        Ok(Some(self.arrivals.add(part)))
+        let (arriving, pushed_out) = self.arrivals.add(part);
+        if let Some(part) = pushed_out {
+            blocking(move || persist(&part)).await?;
+        }
+        Ok(Some(arriving))
     }
 
     async fn fetch_manifest(
@@ -411,120 +390,6 @@ impl BodyService {
         });
         completed.await?
     }
-
-    /// One question. `None`, and the node is asked last for a while, if it does not answer;
-    /// `None` too if it has nothing to give.
-    async fn ask(self: &Arc<Self>, node: NodeId, ask: Ask, class: Class) -> Option<Response> {
-        let mut request = Request::new(self.settings.volume, self.ring.applied_gsn(), ask);
-        request.class = class;
-        match self.peers.ask(node, request).await {
-            Ok(Response::Refused { code, message }) => {
-                tracing::debug!(%node, ?code, message, "a question was refused");
-                None
-            }
-            Ok(response) => Some(response),
-            Err(error) => {
-                tracing::debug!(%node, error, "a question had no answer");
-                self.reputation.failed(node);
-                None
-            }
-        }
-    }
-
-    /// Whom to ask for a body, best first.
-    fn sources(&self, remote: Remote) -> Result<Vec<NodeId>, BodyError> {
-        let members = self.members()?;
-        let held = self.ring.view().held().map_err(tables)?;
-        let links = self.peers.links();
-        let placement = Placement::everywhere(&members);
-        let rtt_us = |node: NodeId| {
-            let (_, rtt) = links.iter().find(|(linked, _)| *linked == node)?;
-            u64::try_from(rtt.as_micros()).ok()
-        };
-        let me = self.ring.me();
-        let near = fetch_order(me, remote.id, &members, &placement, remote.holder, rtt_us);
-        Ok(self.reputation.order(near, &links, |node| {
-            remote.holder == Some(node)
-                || held.iter().any(|&(other, upto)| other == node && upto.0 >= remote.version.0)
-        }))
-    }
-
-    /// Whether placement names this node for the body.
-    pub(super) fn should_hold(&self, id: BodyId) -> Result<bool, BodyError> {
-        let members = self.members()?;
-        let placement = Placement::everywhere(&members);
-        Ok(should_hold(self.ring.me(), id, &members, &placement))
-    }
-}
-
-impl Arrivals {
-    fn find(&self, id: BodyId) -> Option<Arc<Arriving>> {
-        self.0.lock().get(&id).and_then(Weak::upgrade)
-    }
-
-    /// The entry for `part`, made if there is none.
-    fn add(&self, part: Arc<Part>) -> Arc<Arriving> {
-        let mut arrivals = self.0.lock();
-        arrivals.retain(|_, arriving| arriving.strong_count() > 0);
-        let id = part.id();
-        if let Some(arriving) = arrivals.get(&id).and_then(Weak::upgrade) {
-            return arriving;
-        }
-        let arriving = Arc::new(Arriving {
-            part,
-            urgent: Mutex::default(),
-            moved: Notify::new(),
-            completing: tokio::sync::Mutex::new(()),
-        });
-        arrivals.insert(id, Arc::downgrade(&arriving));
-        arriving
-    }
-
-    fn remove(&self, id: BodyId) {
-        self.0.lock().remove(&id);
-    }
-
-    /// Bodies that are arriving now.
-    pub fn len(&self) -> usize {
-        self.0.lock().values().filter(|arriving| arriving.strong_count() > 0).count()
-    }
-}
-
-impl Arriving {
-    fn missing_in(&self, range: &Range<u64>) -> Vec<Chunk> {
-        let len = range.end.saturating_sub(range.start);
-        let chunks = self.part.manifest().overlapping(range.start, len).iter();
-        chunks.filter(|chunk| !self.part.has_chunk(chunk)).copied().collect()
-    }
-
-    /// Claims those of `chunks` that no reader's fetch is under way for.
-    fn claim(&self, chunks: &[Chunk]) -> Claim<'_> {
-        let mut urgent = self.urgent.lock();
-        let free = chunks.iter().map(|chunk| chunk.offset);
-        let offsets = free.filter(|offset| urgent.insert(*offset)).collect();
-        Claim { arriving: self, offsets }
-    }
-}
-
-impl Claim<'_> {
-    /// Takes the claim over into another one.
-    fn into_offsets(mut self) -> Vec<u64> {
-        std::mem::take(&mut self.offsets)
-    }
-}
-
-impl Drop for Claim<'_> {
-    fn drop(&mut self) {
-        if self.offsets.is_empty() {
-            return;
-        }
-        let mut urgent = self.arriving.urgent.lock();
-        for offset in &self.offsets {
-            urgent.remove(offset);
-        }
-        drop(urgent);
-        self.arriving.moved.notify_waiters();
-    }
 }
 
 /// Divides ascending chunks into runs that one request can ask for: without gaps, and no
@@ -563,12 +428,8 @@ mod tests {
     fn a_request_covers_neighbours_up_to_its_limit() {
         let chunk = |offset: u64, len: u32| Chunk { offset, len, id: ChunkId::default() };
         let mib = 1 << 20;
-        let chunks = [
-            chunk(0, mib),
-            chunk(1 << 20, 3 * mib),
-            chunk(4 << 20, mib),
-            chunk(6 << 20, mib),
-        ];
+        let chunks =
+            [chunk(0, mib), chunk(1 << 20, 3 * mib), chunk(4 << 20, mib), chunk(6 << 20, mib)];
         let lens: Vec<usize> = groups(&chunks).iter().map(Vec::len).collect();
         assert_eq!(lens, [2, 1, 1]);
         assert!(groups(&[]).is_empty());

@@ -216,8 +216,15 @@ impl Layer {
         }
         self.reshaped = true;
         self.extents.zero(start..end);
-        if matches!(self.data, Data::File(_)) {
-            self.stray |= !file_is_punched;
+        match &mut self.data {
+            // The bytes may move to a file, which then has exactly the layer's content.
+            Data::Memory(memory) => {
+                let len = memory.len() as u64;
+                if start < len {
+                    Arc::make_mut(memory)[start as usize..end.min(len) as usize].fill(0);
+                }
+            }
+            Data::File(_) => self.stray |= !file_is_punched,
         }
     }
 

@@ -25,6 +25,7 @@
 //! takes it.
 
 mod arrive;
+mod arriving;
 mod conflict;
 mod content;
 mod counters;
@@ -73,7 +74,7 @@ pub use self::source::{Asking, Peers};
 pub use self::status::Load;
 
 use self::arrive::Wants;
-use self::fetch::Arrivals;
+use self::arriving::Arrivals;
 use self::layer::LayerId;
 use self::publish::Settled;
 use self::queue::SealQueue;
@@ -227,6 +228,7 @@ impl BodyService {
             }
         }
         self.journal_all();
+        self.arrivals.persist();
     }
 
     /// Ends as a process that is killed: nothing is journaled.
@@ -265,11 +267,7 @@ impl BodyService {
         self.store.bodies().admit(bytes).map_err(error::stored)
     }
 
-    fn spawn(
-        &self,
-        name: &str,
-        run: impl FnOnce() + Send + 'static,
-    ) -> Result<(), StoreError> {
+    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
         let thread =
             thread.map_err(|error| StoreError::Invalid(format!("no thread '{name}': {error}")))?;

@@ -72,8 +72,7 @@ impl BodyService {
                 match sealed {
                     Some(sealed) if is_lowest => {
                         base = base_of(&record, base);
-                        let empty =
-                            Layer::over(id, 0, sealed.size, &self.stages.memory);
+                        let empty = Layer::over(id, 0, sealed.size, &self.stages.memory);
                         state = Some(self.sealing_state(&base, &record, empty, Some(sealed)));
                     }
                     // Neither its bytes nor what they became are here: it was never promised.

@@ -291,7 +291,8 @@ impl BodyService {
             match self.read_sealed(id, offset, part) {
                 Ok(true) => Ok(()),
                 Ok(false) => {
-                    let len = lens.iter().find(|(known, _)| *known == id).map_or(end, |(_, len)| *len);
+                    let len =
+                        lens.iter().find(|(known, _)| *known == id).map_or(end, |(_, len)| *len);
                     Err(NotSealed::Missing(id, len, offset..end))
                 }
                 Err(error) => Err(NotSealed::Failed(StoreError::Invalid(error.to_string()))),

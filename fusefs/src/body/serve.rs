@@ -22,9 +22,9 @@ impl BodyService {
                 };
             }
             let answer = tokio::task::spawn_blocking(move || self.answer(&from, request.ask));
-            answer.await.unwrap_or_else(|error| {
-                Response::refused(RefusedCode::Failed, error.to_string())
-            })
+            answer
+                .await
+                .unwrap_or_else(|error| Response::refused(RefusedCode::Failed, error.to_string()))
         })
     }
 

@@ -6,9 +6,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::ids::NodeId;
+use engine::ids::{BodyId, NodeId};
+use engine::placement::{Placement, fetch_order, should_hold};
 use parking_lot::Mutex;
-use wire::{Request, Response, Wire};
+use wire::{Ask, Class, Request, Response, Wire};
+
+use super::BodyService;
+use super::error::tables;
+use super::fetch::Remote;
+use crate::ops::ports::BodyError;
 
 /// The way to other nodes.
 pub trait Peers: Send + Sync {
@@ -70,6 +76,57 @@ impl Reputation {
         // Stable: nearness decides among equals.
         order.sort_by_key(|node| (self.is_doubtful(*node), !holds(*node)));
         order
+    }
+}
+
+impl BodyService {
+    /// One question. `None`, and the node is asked last for a while, if it does not answer;
+    /// `None` too if it has nothing to give.
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        node: NodeId,
+        ask: Ask,
+        class: Class,
+    ) -> Option<Response> {
+        let mut request = Request::new(self.settings.volume, self.ring.applied_gsn(), ask);
+        request.class = class;
+        match self.peers.ask(node, request).await {
+            Ok(Response::Refused { code, message }) => {
+                tracing::debug!(%node, ?code, message, "a question was refused");
+                None
+            }
+            Ok(response) => Some(response),
+            Err(error) => {
+                tracing::debug!(%node, error, "a question had no answer");
+                self.reputation.failed(node);
+                None
+            }
+        }
+    }
+
+    /// Whom to ask for a body, best first.
+    pub(super) fn sources(&self, remote: Remote) -> Result<Vec<NodeId>, BodyError> {
+        let members = self.members()?;
+        let held = self.ring.view().held().map_err(tables)?;
+        let links = self.peers.links();
+        let placement = Placement::everywhere(&members);
+        let rtt_us = |node: NodeId| {
+            let (_, rtt) = links.iter().find(|(linked, _)| *linked == node)?;
+            u64::try_from(rtt.as_micros()).ok()
+        };
+        let me = self.ring.me();
+        let near = fetch_order(me, remote.id, &members, &placement, remote.holder, rtt_us);
+        Ok(self.reputation.order(near, &links, |node| {
+            remote.holder == Some(node)
+                || held.iter().any(|&(other, upto)| other == node && upto.0 >= remote.version.0)
+        }))
+    }
+
+    /// Whether placement names this node for the body.
+    pub(super) fn should_hold(&self, id: BodyId) -> Result<bool, BodyError> {
+        let members = self.members()?;
+        let placement = Placement::everywhere(&members);
+        Ok(should_hold(self.ring.me(), id, &members, &placement))
     }
 }
 

@@ -206,7 +206,12 @@ impl BodyService {
         Ok(())
     }
 
-    pub(super) fn seek_body(&self, handle: Handle, offset: u64, hole: bool) -> Result<u64, BodyError> {
+    pub(super) fn seek_body(
+        &self,
+        handle: Handle,
+        offset: u64,
+        hole: bool,
+    ) -> Result<u64, BodyError> {
         let open = self.table.handle(handle)?;
         let state = open.body.state(&*self.ring, &self.stages, None)?;
         let size = state.size();
@@ -264,11 +269,7 @@ impl BodyService {
     }
 
     /// The layer's file; its bytes move there from memory if they were still there.
-    fn file_for(
-        &self,
-        body: &OpenBody,
-        room: Data,
-    ) -> Result<Arc<StageFile>, BodyError> {
+    fn file_for(&self, body: &OpenBody, room: Data) -> Result<Arc<StageFile>, BodyError> {
         let memory = match room {
             Data::File(file) => return Ok(file),
             Data::Memory(memory) => memory,

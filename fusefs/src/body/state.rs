@@ -21,7 +21,7 @@ use engine::namespace::Inode;
 use engine::time::Timestamp;
 
 use super::content::{Below, Content, Frozen, Segment, plan_layer};
-use super::layer::{Layer, MemoryBudget, LayerId};
+use super::layer::{Layer, LayerId, MemoryBudget};
 use crate::ops::ports::{BodyError, LocalAttr};
 
 /// One file on this node while it is open or has a stage.
@@ -153,7 +153,9 @@ impl Sealing {
     /// True if `agreed` shows that this version was published. The record may be some commands
     /// further than the publish, so its size tells only where the body cannot.
     fn became(&self, agreed: &Base, base: &Base) -> bool {
-        let Some(stored) = self.stored.as_ref().filter(|_| self.step.may_be_agreed()) else { return false };
+        let Some(stored) = self.stored.as_ref().filter(|_| self.step.may_be_agreed()) else {
+            return false;
+        };
         stored.body == agreed.content.body
             && (stored.body != base.content.body || stored.size == agreed.content.size)
     }

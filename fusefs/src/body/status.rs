@@ -68,9 +68,8 @@ impl BodyService {
         };
         let everywhere = !matches!(inode.body, Body::Sealed { .. });
         let holds = |member: &&Member| {
-            let confirmed = held
-                .iter()
-                .any(|&(node, upto)| node == member.id && upto.0 >= inode.version.0);
+            let confirmed =
+                held.iter().any(|&(node, upto)| node == member.id && upto.0 >= inode.version.0);
             everywhere
                 || inode.holder == Some(member.id)
                 || if member.id == me { here && !is_staged } else { confirmed }

@@ -1,11 +1,13 @@
 //! `fusion demo`: three zones on this machine.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
 use super::{Exit, Globals, absolute, output, path_text, status};
 use crate::admin::control::ControlError;
+use crate::admin::report::Status;
 use crate::demo::down::down;
 use crate::demo::links;
 use crate::demo::plan::Plan;
@@ -146,6 +148,10 @@ impl DemoArgs {
     }
 }
 
+/// Nodes tell each other how they do about once a second.
+const SETTLE_LOOK_EVERY: Duration = Duration::from_millis(50);
+const SETTLE_LOOKS_MAX: usize = 100;
+
 /// The verbs that change something of a running demo.
 async fn change(plan: &mut Plan, verb: DemoVerb) -> Result<(), ControlError> {
     match verb {
@@ -168,7 +174,7 @@ async fn change(plan: &mut Plan, verb: DemoVerb) -> Result<(), ControlError> {
         }
         DemoVerb::Restart { zone } => {
             plan.zone(&zone)?;
-            Process::of_zone(plan, &zone).stop(std::time::Duration::from_secs(30)).await?;
+            Process::of_zone(plan, &zone).stop(Duration::from_secs(30)).await?;
             start_zone(plan, &zone).await.map(drop)
         }
         DemoVerb::Up(_) | DemoVerb::Down { .. } | DemoVerb::Status | DemoVerb::Tour => Ok(()),
@@ -208,7 +214,7 @@ async fn bring_up(globals: &Globals, root: &Path, args: UpArgs) -> Result<Exit, 
         println!();
         let exit = show_tour(&mut plan).await?;
         println!();
-        if let Ok(status) = process::client(&plan, &plan.zones[0].name).status().await {
+        if let Some(status) = settled_status(&plan).await {
             status::print_status(&status);
         }
         exit
@@ -217,6 +223,25 @@ async fn bring_up(globals: &Globals, root: &Path, args: UpArgs) -> Result<Exit, 
     };
     print_invitation(&plan);
     Ok(exit)
+}
+
+/// The first zone's status once it has heard that all nodes are where it is; after a moment
+/// as it is.
+async fn settled_status(plan: &Plan) -> Option<Status> {
+    let client = process::client(plan, &plan.zones[0].name);
+    let mut looks = tokio::time::interval(SETTLE_LOOK_EVERY);
+    let mut last = None;
+    for _ in 0..SETTLE_LOOKS_MAX {
+        looks.tick().await;
+        let Ok(status) = client.status().await else { continue };
+        let own = status.own().map(|own| (own.gsn_applied, own.state));
+        let settled = status.nodes.iter().all(|node| Some((node.gsn_applied, node.state)) == own);
+        last = Some(status);
+        if settled {
+            break;
+        }
+    }
+    last
 }
 
 async fn take_down(globals: &Globals, root: &Path, purge: bool) -> Result<Exit, ControlError> {

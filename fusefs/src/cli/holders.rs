@@ -25,6 +25,14 @@ impl WhereArgs {
             output::print_json(&report);
             return Ok(Exit::Ok);
         }
+        if report.holders.is_empty() {
+            println!(
+                "{}  {}: every node has it in its tables",
+                output::bold(&report.path),
+                report.kind
+            );
+            return Ok(Exit::Ok);
+        }
         println!(
             "{}  {} {}, version {}{}",
             output::bold(&report.path),

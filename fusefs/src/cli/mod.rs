@@ -22,6 +22,7 @@ mod token;
 mod umount;
 mod version;
 mod wan;
+mod watchdog;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -142,6 +143,9 @@ enum Verb {
     /// The WAN emulator of the demo and the tests
     #[command(hide = true)]
     Wan(wan::WanArgs),
+    /// Frees the mount of a killed daemon
+    #[command(hide = true)]
+    Watchdog(watchdog::WatchdogArgs),
 }
 
 /// How a verb ended without an error.
@@ -215,6 +219,7 @@ fn run(cli: Cli) -> Result<Exit, ControlError> {
             Verb::Completion(args) => Ok(args.run()),
             Verb::Version => version::run(globals).await,
             Verb::Wan(args) => args.run().await,
+            Verb::Watchdog(args) => args.run(),
         }
     })
 }

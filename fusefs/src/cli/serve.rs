@@ -15,6 +15,7 @@ use crate::admin::control::{Control, ControlError, MountRequest};
 use crate::admin::server;
 use crate::admin::socket::Registration;
 use crate::config::Settings;
+use crate::kernel;
 use crate::node;
 
 #[derive(Args)]
@@ -50,6 +51,8 @@ impl ServeArgs {
         start_log(&settings.log)?;
         abort_on_panic();
         raise_descriptor_limit();
+        // This same program, also after an upgrade has replaced its file.
+        kernel::watchdog::enable(vec!["/proc/self/exe".into(), "watchdog".into()]);
         if !settings.store.is_dir() {
             return Err(ControlError::failed(format!("there is no store at {}", settings.store.display()))
                 .hint("make one: `fusion init --store DIR --zone ZONE` or `fusion join TOKEN --store DIR`"));

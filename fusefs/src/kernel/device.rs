@@ -112,19 +112,33 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), MountError> {
 
 /// The type of the uppermost mount at `path`, from mountinfo.
 pub fn kind_at(path: &Path) -> Option<String> {
+    uppermost_at(path).map(|(_, kind)| kind)
+}
+
+/// The kernel's number of the FUSE connection of the uppermost mount at `path`.
+pub fn connection_at(path: &Path) -> Option<u32> {
+    let (device, kind) = uppermost_at(path)?;
+    // FUSE without a block device: the major number is 0, the minor one the connection's.
+    let minor = device.strip_prefix("0:").filter(|_| kind == KIND)?;
+    minor.parse().ok()
+}
+
+/// Device (major:minor) and type of the uppermost mount at `path`.
+fn uppermost_at(path: &Path) -> Option<(String, String)> {
     let info = std::fs::read("/proc/self/mountinfo").ok()?;
-    let mut kind = None;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let mut uppermost = None;
     for line in info.split(|byte| *byte == b'\n') {
         // | id | parent | major:minor | root | mount point | options | fields .. | - | type | ..
         let mut fields = line.split(|byte| *byte == b' ');
-        let Some(point) = fields.nth(4) else { continue };
+        let (Some(device), Some(point)) = (fields.nth(2), fields.nth(1)) else { continue };
         if unescape(point) != path.as_os_str().as_bytes() {
             continue;
         }
-        let after = fields.skip_while(|field| *field != b"-").nth(1);
-        kind = after.map(|kind| String::from_utf8_lossy(kind).into_owned());
+        let kind = fields.skip_while(|field| *field != b"-").nth(1);
+        uppermost = kind.map(|kind| (text(device), text(kind)));
     }
-    kind
+    uppermost
 }
 
 /// mountinfo writes space, tab, newline and backslash as three octal digits.

@@ -7,7 +7,7 @@
 //!
 //! Reading order: `device` (mount and unmount), `adapter` (requests), `entry` and `known` (what
 //! the kernel has in its caches), `invalidate` (taking it back, and the races of that),
-//! `errno`.
+//! `watchdog` (mounts of killed daemons), `errno`.
 
 mod adapter;
 mod device;
@@ -18,6 +18,7 @@ mod known;
 mod listing;
 mod options;
 mod reply;
+pub mod watchdog;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ use crate::ops::ports::{OnApplied, Origin};
 use adapter::Adapter;
 use invalidate::Invalidator;
 use known::Known;
+use watchdog::Watchdog;
 
 pub use device::{KIND, MountError, kind_at, unmount};
 pub use options::{MountOptions, OptionsError};
@@ -92,11 +94,21 @@ impl Kernel {
         let kernel = Arc::clone(self);
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let mount_point = path.clone();
+        let watchdog = Watchdog::start(&path).unwrap_or_else(|error| {
+            tracing::warn!(path = %path.display(), %error,
+                "no watchdog: if this daemon is killed, `umount -f` may be needed");
+            None
+        });
         let session = std::thread::Builder::new()
             .name("fuse-session".to_owned())
             .spawn(move || {
                 let ended = session.run();
                 kernel.ended(&mount_point, &ended);
+                match ended {
+                    Ok(()) => drop(watchdog),
+                    // Other threads may still serve what is open.
+                    Err(_) => std::mem::forget(watchdog),
+                }
                 ended
             })
             .map_err(undo)?;

@@ -8,9 +8,7 @@ use engine::command::{Member, Op};
 use engine::ids::ZoneId;
 use engine::outcome::{Outcome, Refusal};
 use wire::identity::is_valid_name;
-use wire::{
-    Authority, JoinReply, JoinRequest, NodeName, PeerInfo, RefusedCode, Response,
-};
+use wire::{Authority, JoinReply, JoinRequest, NodeName, PeerInfo, RefusedCode, Response};
 
 use super::proposals::Proposals;
 use crate::ops::ports::{Ring, View};

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
+use engine::consensus::Input;
 use engine::consensus::entry::EntryKind;
 use engine::consensus::record::{Header, OrderRecord};
-use engine::consensus::Input;
 use engine::ids::{Gsn, VolumeId};
 use engine::namespace::tables::{Overlay, TablesError};
 use engine::namespace::{Touched, View, apply};

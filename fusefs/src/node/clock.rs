@@ -33,10 +33,9 @@ impl Clock {
 /// CLOCK_REALTIME as files carry it.
 pub fn timestamp() -> Timestamp {
     match SystemTime::now().duration_since(UNIX_EPOCH) {
-        Ok(since) => Timestamp::new(
-            i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-            since.subsec_nanos(),
-        ),
+        Ok(since) => {
+            Timestamp::new(i64::try_from(since.as_secs()).unwrap_or(i64::MAX), since.subsec_nanos())
+        }
         Err(before) => Timestamp::new(
             -i64::try_from(before.duration().as_secs()).unwrap_or(i64::MAX) - 1,
             999_999_999 - before.duration().subsec_nanos().min(999_999_999),

@@ -1,6 +1,5 @@
 //! The running node, and what people may ask of it.
 
-
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;

@@ -52,7 +52,8 @@ impl LogThread {
                 let applied = self.pulse.applied();
                 if let Err(error) = self.persist(&group.records) {
                     // Nothing that waited for this may ever be sent.
-                    self.pulse.fail(format!("the agreement log could not be made durable: {error}"));
+                    self.pulse
+                        .fail(format!("the agreement log could not be made durable: {error}"));
                     return;
                 }
                 if applied > applied_durable {

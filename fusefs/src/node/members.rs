@@ -37,12 +37,7 @@ impl Members {
 
 /// A member as the network knows it.
 pub fn peer(member: engine::command::Member) -> Peer {
-    Peer {
-        node: member.id,
-        name: member.name,
-        address: member.address,
-        key_hash: member.key_hash,
-    }
+    Peer { node: member.id, name: member.name, address: member.address, key_hash: member.key_hash }
 }
 
 impl OnApplied for Members {
@@ -89,10 +84,9 @@ impl Promoter {
         if !voters.contains_key(&status.me) || status.epoch != header.config.epoch {
             return None;
         }
-        let is_first = status
-            .peers
-            .iter()
-            .all(|peer| peer.node > status.me || peer.suspected || !voters.contains_key(&peer.node));
+        let is_first = status.peers.iter().all(|peer| {
+            peer.node > status.me || peer.suspected || !voters.contains_key(&peer.node)
+        });
         if !is_first {
             return None;
         }

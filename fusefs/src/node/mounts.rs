@@ -45,8 +45,10 @@ impl Mounts {
         // it is published; a bind mount shares the first one's caches.
         if let Some(other) = active.first() {
             let first = &other.report.directory;
-            return Err(ControlError::refused(format!("this daemon shows the tree at {first} already"))
-                .hint(format!("mount --bind {first} {}", request.directory.display())));
+            return Err(ControlError::refused(format!(
+                "this daemon shows the tree at {first} already"
+            ))
+            .hint(format!("mount --bind {first} {}", request.directory.display())));
         }
         let mut options =
             MountOptions { source: request.source.clone(), ..MountOptions::default() };

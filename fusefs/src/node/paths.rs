@@ -61,10 +61,5 @@ pub fn where_report(
 
 /// One node's line of `fusion where`.
 pub fn holder(member: &Member, state: HolderState, bytes: Option<u64>) -> HolderReport {
-    HolderReport {
-        node: member.name.clone(),
-        zone: member.zone_name.clone(),
-        state,
-        bytes,
-    }
+    HolderReport { node: member.name.clone(), zone: member.zone_name.clone(), state, bytes }
 }

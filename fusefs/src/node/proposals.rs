@@ -63,12 +63,8 @@ impl Proposals {
         let waiting = Waiting { done, since: Instant::now(), task: caller.task };
         state.waiting.insert(id.seq, waiting);
         // Under the lock: the sequence in the channel is the sequence of the ids.
-        let _ = self.events.send(Event::Commands(vec![Command {
-            id,
-            time,
-            cred: caller.cred,
-            op,
-        }]));
+        let _ =
+            self.events.send(Event::Commands(vec![Command { id, time, cred: caller.cred, op }]));
     }
 
     /// A command of the daemon itself, for async callers.

@@ -121,11 +121,7 @@ impl Reporter {
                 gsn_applied: 0,
                 gsn_agreed: 0,
                 state_hash: String::new(),
-                watermark: self
-                    .ring
-                    .view()
-                    .held_upto(member.id)
-                    .map_or(0, |gsn| gsn.0),
+                watermark: self.ring.view().held_upto(member.id).map_or(0, |gsn| gsn.0),
                 lag: Lag::default(),
                 age_seconds: None,
             },

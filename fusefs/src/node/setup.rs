@@ -82,8 +82,7 @@ pub async fn join(request: &JoinRequest) -> Result<report::Identity, ControlErro
             .hint("a token works once and for an hour: make a new one with `fusion token create`")
     })?;
     if let Some(authority_key) = &reply.authority_key {
-        let authority =
-            Authority::from_parts(&reply.authority, authority_key).map_err(failed)?;
+        let authority = Authority::from_parts(&reply.authority, authority_key).map_err(failed)?;
         authority.save(&dir).map_err(failed)?;
     }
     identity.save(&dir).map_err(failed)?;

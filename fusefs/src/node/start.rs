@@ -138,12 +138,8 @@ pub async fn start(settings: Settings) -> Result<Arc<Node>, ControlError> {
     };
     threads.spawn("apply", move || apply.run(&agreed_queue))?;
     threads.spawn("reply", move || answer(&reply_queue))?;
-    let order = OrderThread {
-        volume,
-        store: store.clone(),
-        wire: wire.clone(),
-        pulse: pulse.clone(),
-    };
+    let order =
+        OrderThread { volume, store: store.clone(), wire: wire.clone(), pulse: pulse.clone() };
     threads.spawn("order", move || order.run(&request_queue))?;
     let outlets = Outlets {
         volume,
@@ -160,11 +156,8 @@ pub async fn start(settings: Settings) -> Result<Arc<Node>, ControlError> {
         driver::run(replica, &Clock::default(), &event_queue, &outlets);
     })?;
 
-    let reporter = Arc::new(Reporter {
-        ring: ring.clone(),
-        pulse: pulse.clone(),
-        bodies: bodies.clone(),
-    });
+    let reporter =
+        Arc::new(Reporter { ring: ring.clone(), pulse: pulse.clone(), bodies: bodies.clone() });
     let own_report = {
         let reporter = reporter.clone();
         Box::new(move || reporter.own().ok().flatten())
@@ -274,7 +267,8 @@ impl Threads {
         name: &str,
         run: impl FnOnce() + Send + 'static,
     ) -> Result<(), ControlError> {
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(failed)?;
+        let thread =
+            std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(failed)?;
         self.0.push(thread);
         Ok(())
     }

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use engine::command::{Op};
+use engine::command::Op;
 use engine::ids::Ino;
 use engine::namespace::Inode;
 use engine::outcome::Outcome;
 
 use super::error::FsError;
 use super::orphans::Orphans;
-use super::ports::{Caller, Bodies, Ring, View};
+use super::ports::{Bodies, Caller, Ring, View};
 
 /// One volume, as the processes of this node see it.
 pub struct Fs {

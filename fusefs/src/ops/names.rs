@@ -3,8 +3,8 @@
 use engine::command::{Name, Op, RenameHow};
 use engine::ids::Ino;
 
-use super::ports::Caller;
 use super::fs::{Fs, FsDone};
+use super::ports::Caller;
 
 impl Fs {
     pub fn link(&self, caller: Caller, ino: Ino, parent: Ino, name: Name, done: FsDone<()>) {

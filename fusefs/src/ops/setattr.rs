@@ -13,8 +13,8 @@ use engine::time::Timestamp;
 
 use super::error::FsError;
 use super::file::body_done;
-use super::ports::Caller;
 use super::fs::{Fs, FsDone, expect_done};
+use super::ports::Caller;
 use super::token::{Attempt, Patience};
 
 /// What to set; `None` leaves it.

@@ -6,13 +6,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::command::{Op};
+use engine::command::Op;
 use engine::ids::{Ino, NodeId};
 use engine::outcome::{Outcome, Refusal};
 
 use super::error::FsError;
 use super::fs::{Fs, FsDone, expect_done};
-use super::ports::{Caller, BodyError};
+use super::ports::{BodyError, Caller};
 
 /// How long one call goes on asking for a token that other nodes keep taking back.
 #[derive(Clone, Copy)]

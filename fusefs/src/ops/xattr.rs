@@ -5,8 +5,8 @@ use engine::command::{Op, XattrHow};
 use engine::ids::Ino;
 
 use super::error::FsError;
-use super::ports::Caller;
 use super::fs::{Fs, FsDone};
+use super::ports::Caller;
 
 impl Fs {
     /// The value of an attribute.

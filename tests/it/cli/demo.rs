@@ -60,7 +60,7 @@ fn status_log_and_where_show_what_happened() {
     assert!(text.contains("voters z1 z2 z3"), "{text}");
 
     let log = cluster
-        .fusion("z3", &["log", "show", "--from", "1", "--limit", "100000", "--json"])
+        .fusion("z1", &["log", "show", "--from", "1", "--limit", "100000", "--json"])
         .expect_ok();
     let entries: Vec<serde_json::Value> = log
         .stdout

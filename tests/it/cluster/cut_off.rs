@@ -30,9 +30,7 @@ const OPERATIONS: [(&str, Operation); 10] = [
     ("rename", |at| fs::rename(at.join("from"), at.join("to"))),
     ("link", |at| fs::hard_link(at.join("file"), at.join("link"))),
     ("symlink", |at| std::os::unix::fs::symlink("target", at.join("symlink"))),
-    ("chmod", |at| {
-        fs::set_permissions(at.join("file"), Permissions::from_mode(0o640))
-    }),
+    ("chmod", |at| fs::set_permissions(at.join("file"), Permissions::from_mode(0o640))),
     ("setxattr", |at| {
         let path = at.join("file");
         Ok(rustix::fs::setxattr(path, "user.mark", b"set", XattrFlags::CREATE)?)
@@ -153,7 +151,10 @@ fn check_reads_go_on(directory: PathBuf) {
                 assert_eq!(directory.join("file").metadata()?.len(), BYTES.len() as u64);
                 assert_eq!(fs::read(directory.join("file"))?, BYTES);
                 let missing = directory.join("missing").metadata();
-                assert_eq!(missing.map_err(|error| error.kind()).err(), Some(io::ErrorKind::NotFound));
+                assert_eq!(
+                    missing.map_err(|error| error.kind()).err(),
+                    Some(io::ErrorKind::NotFound)
+                );
                 rustix::fs::statvfs(directory)?;
             }
             Ok(())

@@ -54,6 +54,12 @@ impl FragileDisk {
         run("mount", &[Path::new("-o"), Path::new("loop"), &self.image(), &self.place()])
     }
 
+    /// Writes everything to the disk.
+    pub fn sync(&self) {
+        let root = File::open(self.place()).expect("it is mounted");
+        rustix::fs::syncfs(&root).expect("it is written");
+    }
+
     /// From now on nothing reaches the disk, and whoever tries gets an error.
     pub fn lose_power(&self) {
         let root = File::open(self.place()).expect("it is mounted");

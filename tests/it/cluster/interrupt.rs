@@ -13,8 +13,7 @@ fn a_signal_ends_a_call_that_waits_for_a_majority() {
     // The name is looked up, so that the kernel remembers that it is not there.
     assert!(!z3.join("late").exists());
     cluster.cut("z3");
-    let mut waiting =
-        Command::new("mkdir").arg(z3.join("late")).spawn().expect("mkdir starts");
+    let mut waiting = Command::new("mkdir").arg(z3.join("late")).spawn().expect("mkdir starts");
     wait_until("the command is proposed", || {
         cluster.status("z3").is_some_and(|status| status["ring"]["pending"].as_u64() >= Some(1))
     });

@@ -101,7 +101,10 @@ impl Load {
     pub fn stop(mut self) -> Vec<Account> {
         self.stop.store(true, Ordering::Relaxed);
         let workers = std::mem::take(&mut self.workers);
-        workers.into_iter().map(|worker| worker.2.join().expect("a writer does not panic")).collect()
+        workers
+            .into_iter()
+            .map(|worker| worker.2.join().expect("a writer does not panic"))
+            .collect()
     }
 }
 
@@ -192,7 +195,9 @@ impl Worker {
     /// After an error: the daemon may be dead, and its mount with it.
     fn wait_for_mount(&self) {
         wait_until(&format!("{} is usable, or it is over", self.directory.display()), || {
-            self.stop.load(Ordering::Relaxed) || fs::read_dir(&self.directory).is_ok()
+            // Not stat or readdir, which the kernel answers from its caches, and not on the
+            // bare mount point, where the directory is missing.
+            self.stop.load(Ordering::Relaxed) || rustix::fs::statfs(&self.directory).is_ok()
         });
     }
 }

@@ -68,7 +68,10 @@ fn a_vote_survives_power_loss() {
     cluster.wait_for_equal_state();
     wait_until_kept(&cluster, &accounts, &ZONES);
     cluster.wait_for_equal_state();
-    println!("power_loss: {} acknowledged by two, told to the third by one", accounts[0].acknowledged);
+    println!(
+        "power_loss: {} acknowledged by two, told to the third by one",
+        accounts[0].acknowledged
+    );
     stop(cluster, disk);
 }
 
@@ -82,6 +85,7 @@ fn cluster_with_fragile_z2() -> Option<(Cluster, FragileDisk)> {
     cluster.demo(&["down"]).expect_ok();
     let (store, place) = (cluster.store("z2"), disk.place().join("store"));
     move_directory(&store, &place);
+    disk.sync();
     std::os::unix::fs::symlink(&place, &store).expect("a link in its place");
     cluster.start_missing();
     cluster.wait_for_equal_state();

@@ -29,8 +29,7 @@ enum Race {
     RenameFrom,
 }
 
-const RACES: [Race; 5] =
-    [Race::Create, Race::Mkdir, Race::Link, Race::RenameTo, Race::RenameFrom];
+const RACES: [Race; 5] = [Race::Create, Race::Mkdir, Race::Link, Race::RenameTo, Race::RenameFrom];
 
 impl Race {
     /// What a loser is told.

@@ -87,8 +87,7 @@ fn local() -> anyhow::Result<()> {
 
 /// A lone coordinated operation from each zone, beside the round trip to its nearest majority.
 fn wan() -> anyhow::Result<()> {
-    let cluster =
-        started(&Wishes { round_trips_ms: RTT_MS.to_vec(), ..Wishes::default() })?;
+    let cluster = started(&Wishes { round_trips_ms: RTT_MS.to_vec(), ..Wishes::default() })?;
     let zones: Vec<&str> = cluster.zones().collect();
     println!("\nround trips {RTT_MS:?} ms (z1-z2, z1-z3, z2-z3): a lone mkdir");
     println!("{:<6} {:>9} {:>9} {:>9} {:>8}", "zone", "bound ms", "p50 ms", "p99 ms", "ratio");
@@ -134,7 +133,8 @@ fn wan() -> anyhow::Result<()> {
         let mut times = Vec::new();
         for op in 0..10 {
             let name = format!("seen-{at}-{op}");
-            let (from, to) = (cluster.mount(zones[0]).join(&name), cluster.mount(zones[at]).join(&name));
+            let (from, to) =
+                (cluster.mount(zones[0]).join(&name), cluster.mount(zones[at]).join(&name));
             let bytes = vec![op as u8 + 1; SMALL_BYTES];
             fs::write(&from, &bytes)?;
             let begin = Instant::now();
@@ -153,11 +153,7 @@ fn started(wishes: &Wishes) -> anyhow::Result<Cluster> {
     Cluster::start_with(wishes).context("this machine has no usable /dev/fuse")
 }
 
-fn in_fresh_dir(
-    base: &Path,
-    round: usize,
-    bench: fn(&Path) -> io::Result<f64>,
-) -> io::Result<f64> {
+fn in_fresh_dir(base: &Path, round: usize, bench: fn(&Path) -> io::Result<f64>) -> io::Result<f64> {
     let dir = base.join(format!("bench-{round}"));
     fs::create_dir_all(&dir)?;
     let result = bench(&dir);

@@ -27,8 +27,7 @@ struct Arguments {
 
 impl Arguments {
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
-        let mut arguments =
-            Arguments { seeds: 1000, start: 0, keep_going: false, replay: None };
+        let mut arguments = Arguments { seeds: 1000, start: 0, keep_going: false, replay: None };
         while let Some(word) = words.next() {
             let mut number = || {
                 let value = words.next().ok_or(format!("{word} needs a number"))?;

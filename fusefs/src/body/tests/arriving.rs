@@ -23,9 +23,7 @@ fn a_reader_waits_for_bytes_and_never_sees_others() {
             reader.service().release(handle);
             bytes
         });
-        until("it waits", || {
-            (reader.service().counters().reads_waited.value() > 0).then_some(())
-        });
+        until("it waits", || (reader.service().counters().reads_waited.value() > 0).then_some(()));
         cluster.heal();
         let bytes = read.join().expect("no panic").expect("it comes");
         assert!(bytes == body[15 << 20..(15 << 20) + 300_000]);
@@ -107,6 +105,7 @@ fn the_watermark_is_reported_and_then_all_is_quiet() {
             assert!(gsn.0 > published as u64, "{gsn}");
         }
     }
+    // Two intervals of reports.
     std::thread::sleep(Duration::from_secs(5));
     assert!(reports() <= 4, "reports cause reports");
 }

@@ -20,7 +20,8 @@ use wire::{PeerInfo, Request, Response};
 use super::super::source::{Asking, Peers};
 use super::super::{BodyService, Config};
 use crate::ops::ports::{
-    Caller,     Bodies, BodyError, Done, Handle, OnApplied, Origin, ProposeError, Ring, SharedTables, View,
+    Bodies, BodyError, Caller, Done, Handle, OnApplied, Origin, ProposeError, Ring, SharedTables,
+    View,
 };
 
 pub const VOLUME: VolumeId = VolumeId(1);
@@ -348,9 +349,7 @@ impl Node {
     }
 }
 
-pub fn wait<T: Send + 'static, E: Send + 'static>(
-    call: impl FnOnce(Done<T, E>),
-) -> Result<T, E> {
+pub fn wait<T: Send + 'static, E: Send + 'static>(call: impl FnOnce(Done<T, E>)) -> Result<T, E> {
     let (tell, told) = channel();
     call(Box::new(move |result| {
         let _ = tell.send(result);

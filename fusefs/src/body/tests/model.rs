@@ -10,18 +10,37 @@ use crate::ops::ports::Bodies;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Write { at: u64, len: usize },
-    Append { len: usize },
-    Truncate { size: u64 },
-    Punch { at: u64, len: u64 },
-    Zero { at: u64, len: u64 },
-    Extend { at: u64, len: u64 },
+    Write {
+        at: u64,
+        len: usize,
+    },
+    Append {
+        len: usize,
+    },
+    Truncate {
+        size: u64,
+    },
+    Punch {
+        at: u64,
+        len: u64,
+    },
+    Zero {
+        at: u64,
+        len: u64,
+    },
+    Extend {
+        at: u64,
+        len: u64,
+    },
     Fsync,
     /// Close, and open again at once.
     Reopen,
     /// Close, wait until it is published, and open again.
     Publish,
-    Read { at: u64, len: u64 },
+    Read {
+        at: u64,
+        len: u64,
+    },
 }
 
 fn step(space: u64) -> impl Strategy<Value = Step> {
@@ -101,13 +120,20 @@ fn check(cluster: &Cluster, name: &str, steps: &[Step]) {
         }
     }
     let read = writer.read(handle, 0, u64::MAX).expect("reading works");
-    assert!(read == model, "at the end, here");
+    same(&read, &model, "at the end, here");
     writer.service().release(handle);
     cluster.settle();
-    assert!(writer.content(ino) == model, "published, here");
-    assert!(reader.content(ino) == model, "published, there");
+    same(&writer.content(ino), &model, "published, here");
+    same(&reader.content(ino), &model, "published, there");
     assert!(writer.service().conflicts().is_empty());
     assert_eq!(writer.service().load().staged_files, 0);
+}
+
+/// Bytes are too many to be shown.
+fn same(found: &[u8], expected: &[u8], when: &str) {
+    let differs = found.iter().zip(expected).position(|(a, b)| a != b);
+    let lens = (found.len(), expected.len());
+    assert!(found == expected, "{when}: lengths {lens:?}, first difference at {differs:?}");
 }
 
 fn allocate(
@@ -129,7 +155,8 @@ fn zero(model: &mut [u8], at: u64, len: u64) {
 fn any_sequence(space: u64, cases: u32) {
     // Sealed by age as fast as it goes, so that changes meet seals everywhere.
     let cluster = Cluster::with(2, Duration::from_millis(1), Duration::from_secs(20));
-    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
+    let mut runner =
+        TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
     let number = std::cell::Cell::new(0);
     let sequences = prop::collection::vec(step(space), 1..25);
     let result = runner.run(&sequences, |steps| {

@@ -169,7 +169,9 @@ fn unlinking_during_a_seal_leaves_nothing_behind() {
             writer.unlink(&name);
         } else {
             writer.unlink(&name);
-            assert!(writer.read(handle, 0, 200_000).expect("it can be read") == noise(round, 200_000));
+            assert!(
+                writer.read(handle, 0, 200_000).expect("it can be read") == noise(round, 200_000)
+            );
             writer.service().release(handle);
         }
     }

@@ -6,7 +6,7 @@ use super::catchup::LAG_MAX;
 use super::entry::EntryKind;
 use super::message::Message;
 use super::peer::PATIENCE_US;
-use super::queue::{BATCH_COMMANDS_MAX, WINDOW_COMMANDS};
+use super::queue::{BATCH_COMMANDS_MAX, WINDOW_COMMANDS, deserves_lane};
 use super::replica::Replica;
 use crate::command::Command;
 use crate::ids::NodeId;
@@ -87,8 +87,15 @@ impl Replica {
             }
             return;
         }
-        let now_us = self.now_us;
-        self.own.as_mut().expect("still there").used_us = now_us;
+        let is_use = kinds.iter().any(|kind| match kind {
+            EntryKind::Commands { commands, .. } => commands.iter().any(deserves_lane),
+            EntryKind::Reconfigure(_) => true,
+            EntryKind::Tick | EntryKind::End { .. } => false,
+        });
+        if is_use {
+            let now_us = self.now_us;
+            self.own.as_mut().expect("still there").used_us = now_us;
+        }
         self.propose(kinds);
     }
 
@@ -103,7 +110,7 @@ impl Replica {
         }
         if self.queue.has_unsubmitted() {
             let Some(to) = self.forward_target(None) else { return };
-            let activate = self.wants_lane();
+            let activate = self.wants_lane() && self.queue.wants_lane();
             if !self.queue.has_submitted() {
                 self.forwarding.headway_us = self.now_us;
             }

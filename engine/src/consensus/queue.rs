@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::command::Command;
+use crate::command::{Command, Op};
 use crate::ids::{NodeId, OpId};
 
 /// Own commands in the order of their sequence numbers, without gaps.
@@ -82,6 +82,11 @@ impl OwnCommands {
         self.submitted < self.pending.len()
     }
 
+    /// Some commands are worth a lane of their own: somebody waits for them.
+    pub fn wants_lane(&self) -> bool {
+        self.pending.iter().any(deserves_lane)
+    }
+
     pub fn has_submitted(&self) -> bool {
         self.submitted > 0
     }
@@ -95,6 +100,13 @@ impl OwnCommands {
     }
 }
 
+/// A report of held bodies comes from every zone after each write anywhere. If it opened a lane
+/// or kept one open, no zone would ever be idle, and the loss of any would cost the others a
+/// pause.
+pub(super) fn deserves_lane(command: &Command) -> bool {
+    !matches!(command.op, Op::HeldUpto { .. })
+}
+
 /// At 100 ms round trip it allows 40,000 commands per second; the namespace keeps the last 4096
 /// outcomes of an origin.
 pub(super) const WINDOW_COMMANDS: usize = 4000;
@@ -104,7 +116,8 @@ pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{Cred, Op};
+    use crate::command::Cred;
+    use crate::ids::Gsn;
     use crate::time::Timestamp;
 
     fn queue(commands: u64) -> OwnCommands {
@@ -133,6 +146,19 @@ mod tests {
         let again: Vec<u64> = queue.submit().iter().map(|command| command.id.seq).collect();
         assert_eq!(again, [2, 3]);
         assert_eq!(queue.len(), 2);
+    }
+
+    #[test]
+    fn reports_of_held_bodies_want_no_lane() {
+        let mut queue = queue(0);
+        assert!(!queue.wants_lane());
+        let report = Op::HeldUpto { node: NodeId(1), gsn: Gsn(1) };
+        for (seq, op) in [(1, report), (2, Op::Noop)] {
+            assert!(!queue.wants_lane());
+            let time = Timestamp::default();
+            queue.push(Command { id: id(7, seq), time, cred: Cred::SYSTEM, op });
+        }
+        assert!(queue.wants_lane());
     }
 
     #[test]

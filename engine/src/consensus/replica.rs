@@ -29,6 +29,8 @@ pub struct Replica {
     pub(super) random: Random,
     pub(super) now_us: u64,
     pub(super) start_us: u64,
+    /// When no majority was heard last, µs.
+    pub(super) blind_us: u64,
     pub(super) out: Vec<Effect>,
 
     // What is agreed, and what this node has accepted.
@@ -95,6 +97,7 @@ impl Replica {
             random: Random::new(seed),
             now_us: 0,
             start_us: 0,
+            blind_us: 0,
             out: Vec::new(),
             retained: Retained::new(&header, over),
             header,

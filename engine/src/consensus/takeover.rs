@@ -87,6 +87,9 @@ impl Replica {
     fn note_headway(&mut self) {
         // A node that is cut off sees every lane stand still; that is not the lanes' fault.
         let blind = !self.hears_quorum();
+        if blind {
+            self.blind_us = self.now_us;
+        }
         let waits = match self.next_agreement() {
             Merge::Waits(lane) => Some(lane),
             _ => None,
@@ -122,6 +125,11 @@ impl Replica {
                 true => still_us > 2 * STILL_US,
                 false => touched_us.is_none_or(|us| self.now_us >= us + SUSPECT_US),
             };
+        }
+        // Links come back one after the other. Until all had the time to, a node that was cut
+        // off would close lanes whose owners the others hear well.
+        if self.now_us.saturating_sub(self.blind_us) < SIGHT_US {
+            return false;
         }
         let stagger_us = self.rank(lane.node) * STAGGER_US;
         let silent_us =
@@ -359,6 +367,10 @@ fn highest(
 
 /// A ballot's low bits name its node.
 const NODE_BITS: u32 = 16;
+
+/// After a node heard no majority: a link is dialled again each second at the latest, and then
+/// needs a few round trips. Only where all are blind at once does it delay a takeover.
+const SIGHT_US: u64 = 1_500_000;
 
 /// Lets one survivor go first: more than its round trip on most links.
 const STAGGER_US: u64 = 150_000;

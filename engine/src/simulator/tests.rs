@@ -90,6 +90,33 @@ fn a_dying_writer_stalls_the_others_for_less_than_a_second() {
     }
 }
 
+/// A voter without a lane is cut off; its links come back one after the other, so that for a
+/// while it hears a majority but not every owner.
+#[test]
+fn a_voter_that_comes_back_closes_no_living_lane() {
+    for seed in 0..4 {
+        let rtts_us: Vec<Vec<u64>> =
+            NEAR_AND_FAR.iter().map(|row| row.iter().map(|ms| ms * 1000).collect()).collect();
+        let mut plan = Plan::quiet(seed, &rtts_us, &[NodeId(1), NodeId(2)]);
+        plan.writers = vec![(NodeId(1), 20_000), (NodeId(2), 20_000)];
+        plan.calm_us = 30_000_000;
+        let sever = |other: u16, for_us: u64| fault::Fault::Sever {
+            one: NodeId(3),
+            other: NodeId(other),
+            for_us,
+        };
+        plan.faults = vec![(15_000_000, sever(1, 5_000_000)), (15_000_000, sever(2, 6_000_000))];
+        let mut world = World::new(plan, Options::default(), false);
+        assert_eq!(world.run(), Ok(()));
+        let waits = world.waits_us.values().flatten();
+        let warm = waits.filter(|(since_us, _)| *since_us > WARM_US);
+        let worst_us = warm.map(|&(_, wait_us)| wait_us).max().expect("both wrote");
+        println!("seed {seed}: {worst_us} us");
+        // A takeover costs at least the suspicion time, 400 ms.
+        assert!(worst_us < 200_000, "seed {seed}: {worst_us} us");
+    }
+}
+
 /// A lane holds proposals that everybody refuses, made while the clock was an hour ahead.
 #[test]
 fn a_clock_that_steps_far_ahead_does_not_stop_its_lane() {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use crate::kernel::KIND;
+use crate::kernel::{KIND, unescape};
 
 /// One of our mounts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,34 +63,14 @@ pub fn resolve(directory: &Path) -> io::Result<PathBuf> {
 
 /// See proc_pid_mountinfo(5): `id parent dev root DIRECTORY options [tags] - TYPE SOURCE super`.
 fn parse_line(line: &str) -> Option<MountLine> {
+    let text = |field: &str| OsString::from_vec(unescape(field.as_bytes()));
     let (place, filesystem) = line.split_once(" - ")?;
     let mut filesystem = filesystem.split(' ');
     if filesystem.next()? != KIND {
         return None;
     }
-    let source = unescape(filesystem.next()?).to_string_lossy().into_owned();
-    Some(MountLine { directory: unescape(place.split(' ').nth(4)?).into(), source })
-}
-
-/// The kernel writes space, tab, newline and backslash as `\ooo`.
-fn unescape(field: &str) -> OsString {
-    let bytes = field.as_bytes();
-    let mut plain = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let octal = field.get(at + 1..at + 4).filter(|_| bytes[at] == b'\\');
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                plain.push(byte);
-                at += 4;
-            }
-            None => {
-                plain.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    OsString::from_vec(plain)
+    let source = text(filesystem.next()?).to_string_lossy().into_owned();
+    Some(MountLine { directory: text(place.split(' ').nth(4)?).into(), source })
 }
 
 #[cfg(test)]

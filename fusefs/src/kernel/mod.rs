@@ -35,7 +35,7 @@ use invalidate::Invalidator;
 use known::Known;
 use watchdog::Watchdog;
 
-pub use device::{KIND, MountError, kind_at, unmount};
+pub use device::{KIND, MountError, kind_at, unescape, unmount};
 pub use options::{MountOptions, OptionsError};
 
 /// What one mount shares between requests and applied commands.

@@ -9,6 +9,7 @@ use wire::Wire;
 
 use super::gossip::Gossip;
 use super::pulse::Pulse;
+use super::setup::cluster_text;
 use crate::admin::report::{
     Lag, LaneReport, LinkReport, NodeReport, NodeState, RingReport, Role, Status,
 };
@@ -90,7 +91,7 @@ impl Reporter {
         let own = nodes.iter().find(|node| node.id == me.0);
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            cluster: cluster.iter().map(|byte| format!("{byte:02x}")).collect(),
+            cluster: cluster_text(cluster),
             node: own.map_or_else(|| me.to_string(), |node| node.node.clone()),
             state: own.map_or(NodeState::Starting, |node| node.state),
             ring: self.ring_report(&members),

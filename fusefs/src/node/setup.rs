@@ -97,10 +97,15 @@ pub async fn join(request: &JoinRequest) -> Result<report::Identity, ControlErro
     Ok(account(&reply.cluster, &own))
 }
 
+/// A cluster's id, for people: 32 hex digits.
+pub fn cluster_text(cluster: &[u8; 16]) -> String {
+    cluster.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Who the node is, for people.
 pub fn account(cluster: &[u8; 16], member: &Member) -> report::Identity {
     report::Identity {
-        cluster: cluster.iter().map(|byte| format!("{byte:02x}")).collect(),
+        cluster: cluster_text(cluster),
         node: member.name.clone(),
         id: member.id.0,
         zone: member.zone_name.clone(),

@@ -2,7 +2,7 @@
 
 use minicbor::{Decode, Encode};
 
-use crate::ids::{BodyId, Gsn, Ino, NodeId, OpId, Version, ZoneId};
+use crate::ids::{BodyId, Gsn, Ino, NodeId, OpId, Version, VolumeId, ZoneId};
 use crate::time::Timestamp;
 
 /// One change of a namespace. Ids, times and credentials are chosen by the proposer, so that
@@ -259,6 +259,21 @@ pub enum Op {
         node: NodeId,
         #[n(1)]
         address: String,
+    },
+    /// Makes a child volume in which these members of the cluster take part. In the root
+    /// volume only.
+    #[n(17)]
+    CreateVolume {
+        #[n(0)]
+        id: VolumeId,
+        #[n(1)]
+        name: String,
+        /// Ascending.
+        #[n(2)]
+        members: Vec<NodeId>,
+        /// The member that makes the volume's first tables.
+        #[n(3)]
+        creator: NodeId,
     },
 }
 

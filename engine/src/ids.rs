@@ -73,6 +73,11 @@ id!(
     Version(u64), "w"
 );
 
+impl VolumeId {
+    /// Spans the cluster: it has the cluster's members.
+    pub const ROOT: VolumeId = VolumeId(1);
+}
+
 impl Gsn {
     pub fn next(self) -> Gsn {
         Gsn(self.0 + 1)

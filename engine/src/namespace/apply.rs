@@ -38,6 +38,8 @@ pub enum Touched {
     Token { ino: Ino, holder: Option<NodeId> },
     /// A member came or moved.
     Members,
+    /// A child volume came.
+    Volumes,
     /// A node reported how far it holds its bodies.
     Held { node: NodeId },
 }
@@ -108,6 +110,7 @@ fn run_op<T: Tables>(state: &mut State<'_, T>, command: &Command) -> Result<Outc
         Op::RevokeJoinToken { id } => super::join_token::revoke(state, *id),
         Op::AdmitNode { node, token } => super::member::admit(state, command, node, *token),
         Op::HeldUpto { node, gsn } => super::member::held_upto(state, command, *node, *gsn),
+        Op::CreateVolume { .. } => super::volume::create(state, command),
         Op::MoveNode { node, address } => super::member::move_node(state, *node, address),
     }
 }

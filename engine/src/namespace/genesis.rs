@@ -1,11 +1,11 @@
 //! The tables of a new volume.
 
-use super::codec::record;
+use super::codec::{record, to_cbor};
 use super::inode::{Directory, Inode};
 use super::keys;
 use super::state_hash::{RowSum, Summary, Usage};
 use super::tables::Changes;
-use crate::command::{Body, Kind};
+use crate::command::{Body, Kind, Member};
 use crate::ids::{Gsn, Ino, Version};
 use crate::time::Timestamp;
 
@@ -22,8 +22,15 @@ pub struct VolumeParams {
     pub mode: u32,
 }
 
-/// The rows of a volume before its first agreement: an empty root directory and no members.
+/// The rows of a root volume before its first agreement: an empty root directory and no
+/// members; the first node admits itself.
 pub fn genesis(params: &VolumeParams) -> Changes {
+    genesis_of_child(params, &[])
+}
+
+/// The rows of a child volume before its first agreement: an empty root directory, and
+/// members that the cluster has admitted already.
+pub fn genesis_of_child(params: &VolumeParams, members: &[Member]) -> Changes {
     let root = Inode {
         kind: Kind::Directory,
         mode: params.mode & 0o7777,
@@ -51,7 +58,9 @@ pub fn genesis(params: &VolumeParams) -> Changes {
     usage.add(&root);
     let mut rows = RowSum::default();
     let mut changes = Changes::new();
-    for (key, value) in [(keys::inode(Ino::ROOT), root.encode()), (keys::VOLUME.to_vec(), volume)] {
+    let mut first = vec![(keys::inode(Ino::ROOT), root.encode()), (keys::VOLUME.to_vec(), volume)];
+    first.extend(members.iter().map(|member| (keys::member(member.id), to_cbor(member))));
+    for (key, value) in first {
         rows.add(&key, &value);
         changes.insert(key, Some(value));
     }

@@ -1,7 +1,7 @@
 //! Builds and takes apart the keys of the tables; `mod.rs` has the table of them.
 
 use crate::command::Name;
-use crate::ids::{Ino, NodeId};
+use crate::ids::{Ino, NodeId, VolumeId};
 
 pub(super) const VOLUME: &[u8] = b"V";
 pub(super) const SUMMARY: &[u8] = b"S";
@@ -10,6 +10,7 @@ pub(super) const MEMBERS: &[u8] = b"M";
 pub(super) const ORIGINS: &[u8] = b"O";
 pub(super) const HELD: &[u8] = b"H";
 pub(super) const JOIN_TOKENS: &[u8] = b"J";
+pub(super) const VOLUMES: &[u8] = b"W";
 
 pub(super) fn inode(ino: Ino) -> Vec<u8> {
     key(b'I', &ino.0.to_be_bytes(), &[])
@@ -55,6 +56,15 @@ pub(super) fn held(node: NodeId) -> Vec<u8> {
 
 pub(super) fn join_token(id: u64) -> Vec<u8> {
     key(b'J', &id.to_be_bytes(), &[])
+}
+
+pub(super) fn volume(id: VolumeId) -> Vec<u8> {
+    key(b'W', &id.0.to_be_bytes(), &[])
+}
+
+/// The volume behind a one-byte table prefix, for keys of the shape `| table | u32 |`.
+pub(super) fn volume_id(key: &[u8]) -> Option<VolumeId> {
+    key.get(1..)?.try_into().ok().map(|bytes| VolumeId(u32::from_be_bytes(bytes)))
 }
 
 /// The number behind a one-byte table prefix, for keys of the shape `| table | u64 |`.

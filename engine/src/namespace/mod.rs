@@ -21,6 +21,7 @@
 //! | members    | `M`, node u16                 | member in CBOR |
 //! | held       | `H`, node u16                 | gsn u64 |
 //! | join tokens| `J`, id u64                   | join token in CBOR |
+//! | volumes    | `W`, volume u32               | child volume in CBOR; in the root volume only |
 //! | volume     | `V`                           | volume key, 32 bytes |
 //! | summary    | `S`                           | row hash 32 bytes, inodes u64, bytes u64 |
 //!
@@ -60,6 +61,7 @@ pub mod state_hash;
 mod token;
 mod unlink;
 mod view;
+mod volume;
 mod xattr;
 
 #[cfg(test)]
@@ -68,12 +70,13 @@ mod tests;
 pub use apply::{Applied, Touched, apply};
 pub use dedup::{OUTCOMES_KEPT, Origin};
 pub use directory::DirEntry;
-pub use genesis::{VolumeParams, genesis};
+pub use genesis::{VolumeParams, genesis, genesis_of_child};
 pub use inode::{Directory, FileType, Inode};
 pub use join_token::JoinToken;
 pub use state_hash::{Usage, recompute};
 pub use tables::{Changes, MemoryTables, Overlay, Tables, TablesError};
 pub use view::View;
+pub use volume::VolumeRecord;
 
 /// Most links of a file that is no directory, as on ext4.
 pub const LINKS_MAX: u32 = 65_000;

@@ -10,8 +10,9 @@ use super::join_token::JoinToken;
 use super::keys;
 use super::state_hash::{Summary, Usage};
 use super::tables::{Tables, TablesError};
+use super::volume::VolumeRecord;
 use crate::command::{Member, Name};
-use crate::ids::{Gsn, Ino, NodeId, OpId, StateHash, ZoneId};
+use crate::ids::{Gsn, Ino, NodeId, OpId, StateHash, VolumeId, ZoneId};
 use crate::outcome::Outcome;
 
 /// The namespace as some tables hold it: the live ones, a snapshot, or an overlay.
@@ -191,6 +192,14 @@ impl<T: Tables> View<T> {
         self.collect(keys::JOIN_TOKENS, &[], usize::MAX, |key, value| {
             let id = keys::number(key).ok_or_else(|| malformed("join tokens"))?;
             Ok((id, from_cbor(value, "join tokens")?))
+        })
+    }
+
+    /// The child volumes, by id. Only the root volume has any.
+    pub fn volumes(&self) -> Result<Vec<(VolumeId, VolumeRecord)>, TablesError> {
+        self.collect(keys::VOLUMES, &[], usize::MAX, |key, value| {
+            let id = keys::volume_id(key).ok_or_else(|| malformed("volumes"))?;
+            Ok((id, from_cbor(value, "volumes")?))
         })
     }
 

@@ -12,9 +12,10 @@ use serde::de::DeserializeOwned;
 
 use super::control::{ControlError, LogQuery, MountRequest, UnmountRequest};
 use super::report::{
-    ConflictReport, Identity, LogEntry, MountReport, Status, TokenCreated, TokenReport, WhereReport,
+    ConflictReport, Identity, LogEntry, MountReport, Status, TokenCreated, TokenReport,
+    VolumeReport, WhereReport,
 };
-use super::server::CreateToken;
+use super::server::{CreateToken, CreateVolume};
 use super::socket;
 
 /// Bytes of an answer at most; the largest is a full log page.
@@ -78,6 +79,20 @@ impl Client {
 
     pub async fn revoke_token(&self, id: &str) -> Result<(), ControlError> {
         self.ask(Method::DELETE, &format!("/v1/tokens/{}", percent_encode(id)), &()).await
+    }
+
+    /// No `nodes`: all.
+    pub async fn create_volume(
+        &self,
+        name: &str,
+        nodes: &[String],
+    ) -> Result<VolumeReport, ControlError> {
+        let request = CreateVolume { name: name.to_owned(), nodes: nodes.to_vec() };
+        self.ask(Method::POST, "/v1/volumes", &request).await
+    }
+
+    pub async fn list_volumes(&self) -> Result<Vec<VolumeReport>, ControlError> {
+        self.ask(Method::GET, "/v1/volumes", &()).await
     }
 
     pub async fn list_conflicts(&self) -> Result<Vec<ConflictReport>, ControlError> {

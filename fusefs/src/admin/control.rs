@@ -10,7 +10,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::report::{
-    ConflictReport, Identity, LogEntry, MountReport, Status, TokenCreated, TokenReport, WhereReport,
+    ConflictReport, Identity, LogEntry, MountReport, Status, TokenCreated, TokenReport,
+    VolumeReport, WhereReport,
 };
 
 /// An answer that may take its time.
@@ -42,6 +43,12 @@ pub trait Control: Send + Sync + 'static {
     fn list_tokens(&self) -> Reply<'_, Vec<TokenReport>>;
 
     fn revoke_token(&self, id: String) -> Reply<'_, ()>;
+
+    /// Agrees a volume in which `nodes` (names; none = all) take part.
+    fn create_volume(&self, name: String, nodes: Vec<String>) -> Reply<'_, VolumeReport>;
+
+    /// The root volume first.
+    fn list_volumes(&self) -> Reply<'_, Vec<VolumeReport>>;
 
     fn list_conflicts(&self) -> Reply<'_, Vec<ConflictReport>>;
 

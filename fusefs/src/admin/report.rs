@@ -33,6 +33,28 @@ impl Status {
     }
 }
 
+/// A volume: a tree with a ring, an order and a state of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VolumeReport {
+    pub id: u32,
+    pub name: String,
+    /// Who takes part.
+    pub nodes: Vec<String>,
+    /// How the answering node does in it; absent where it takes no part, or not yet.
+    pub here: Option<VolumeHere>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VolumeHere {
+    pub epoch: u32,
+    pub voters: Vec<String>,
+    pub state: NodeState,
+    pub gsn_applied: u64,
+    pub gsn_agreed: u64,
+    pub state_hash: String,
+    pub mounts: Vec<MountReport>,
+}
+
 /// How a node does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -8,6 +8,7 @@
 //! | GET /v1/where?path | `WhereReport` |
 //! | GET, POST /v1/tokens | `[TokenReport]`, `TokenCreated` |
 //! | DELETE /v1/tokens/{id} | nothing |
+//! | GET, POST /v1/volumes | `[VolumeReport]`, `VolumeReport` |
 //! | GET /v1/conflicts | `[ConflictReport]` |
 //! | POST, DELETE /v1/mounts | `MountReport`, nothing |
 //! | POST /v1/shutdown | nothing; answered when the node has stopped |
@@ -44,6 +45,14 @@ pub struct CreateToken {
     pub lifetime_seconds: u64,
 }
 
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateVolume {
+    pub name: String,
+    /// Names; none = all nodes.
+    pub nodes: Vec<String>,
+}
+
 #[derive(Debug, Deserialize)]
 struct WhereQuery {
     path: String,
@@ -78,6 +87,8 @@ fn routes(control: Arc<dyn Control>) -> Router {
         .route("/v1/tokens", get(async |State(c): Shared| answer(c.list_tokens()).await))
         .route("/v1/tokens", post(create_token))
         .route("/v1/tokens/{id}", delete(revoke_token))
+        .route("/v1/volumes", get(async |State(c): Shared| answer(c.list_volumes()).await))
+        .route("/v1/volumes", post(create_volume))
         .route("/v1/conflicts", get(async |State(c): Shared| answer(c.list_conflicts()).await))
         .route("/v1/mounts", post(mount).delete(unmount))
         .route("/v1/shutdown", post(async |State(c): Shared| answer(c.shutdown()).await))
@@ -112,6 +123,10 @@ async fn revoke_token(
     axum::extract::Path(id): axum::extract::Path<String>,
 ) -> Response {
     answer(control.revoke_token(id)).await
+}
+
+async fn create_volume(State(control): Shared, Json(request): Json<CreateVolume>) -> Response {
+    answer(control.create_volume(request.name, request.nodes)).await
 }
 
 async fn mount(State(control): Shared, Json(request): Json<MountRequest>) -> Response {

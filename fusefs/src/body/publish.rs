@@ -272,7 +272,10 @@ impl OnApplied for BodyService {
                     }
                 }
                 Touched::Members => self.members_changed(),
-                Touched::Entry { .. } | Touched::Attr { .. } | Touched::Held { .. } => {}
+                Touched::Entry { .. }
+                | Touched::Attr { .. }
+                | Touched::Volumes
+                | Touched::Held { .. } => {}
             }
         }
         self.note_applied(gsn, contents);

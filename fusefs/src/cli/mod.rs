@@ -21,6 +21,7 @@ mod status;
 mod token;
 mod umount;
 mod version;
+mod volume;
 mod wan;
 mod watchdog;
 
@@ -129,6 +130,9 @@ enum Verb {
     Log(log::LogVerb),
     /// Which nodes hold a file's newest version
     Where(holders::WhereArgs),
+    /// Trees beside the root tree, each with a ring of its own
+    #[command(subcommand)]
+    Volume(volume::VolumeVerb),
     /// Bytes that no version could take
     Conflicts(conflicts::ConflictsArgs),
     /// What this machine lacks, with a line that repairs it
@@ -213,6 +217,7 @@ fn run(cli: Cli) -> Result<Exit, ControlError> {
             Verb::Status(args) => args.run(globals).await,
             Verb::Log(verb) => verb.run(globals).await,
             Verb::Where(args) => args.run(globals).await,
+            Verb::Volume(verb) => verb.run(globals).await,
             Verb::Conflicts(args) => args.run(globals).await,
             Verb::Doctor(args) => args.run(globals).await,
             Verb::Config(verb) => verb.run(globals),

@@ -148,7 +148,10 @@ impl Invalidator {
                         job.add(*ino, if foreign { Depth::Pages } else { Depth::Attributes });
                     }
                 }
-                Touched::Token { .. } | Touched::Members | Touched::Held { .. } => {}
+                Touched::Token { .. }
+                | Touched::Members
+                | Touched::Volumes
+                | Touched::Held { .. } => {}
             }
         }
         if !job.inodes.is_empty() || !job.entries.is_empty() {

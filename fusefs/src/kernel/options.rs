@@ -5,6 +5,8 @@
 pub struct MountOptions {
     /// What df(1) and mountinfo show as the source.
     pub source: String,
+    /// The tree to show; `None` = the root volume.
+    pub volume: Option<String>,
     pub read_only: bool,
     pub no_exec: bool,
     pub no_suid: bool,
@@ -21,6 +23,7 @@ impl Default for MountOptions {
     fn default() -> MountOptions {
         MountOptions {
             source: "fusion".to_owned(),
+            volume: None,
             read_only: false,
             no_exec: false,
             no_suid: false,
@@ -76,6 +79,7 @@ impl MountOptions {
                 ("allow_other", None) => self.allow_other = Some(true),
                 ("noallow_other", None) => self.allow_other = Some(false),
                 ("fsname" | "source", Some(name)) => self.source = name.to_owned(),
+                ("volume", Some(name)) => self.volume = Some(name.to_owned()),
                 ("threads", value) => {
                     self.threads = value
                         .and_then(|value| value.parse().ok())

@@ -9,6 +9,9 @@ use parking_lot::Mutex;
 use store::{CheckpointReader, CheckpointSegment, Store, StoreError};
 use wire::{Ask, RefusedCode, Request, Response, Wire};
 
+use super::setup::failed;
+use crate::admin::control::ControlError;
+
 /// Serves pages of one snapshot at a time; an asker of another one begins again.
 pub struct CheckpointService {
     volume: VolumeId,
@@ -128,3 +131,33 @@ pub async fn fetch(
         place = (gsn, next.ok_or_else(|| FetchError::Malformed("pages are missing".into()))?);
     }
 }
+
+/// Fetches the first tables of `volume` from whichever of `nodes` answers first, for as long
+/// as it takes.
+///
+/// # Errors
+/// When the store fails.
+pub async fn fetch_first(
+    wire: &Wire,
+    store: &Store,
+    volume: VolumeId,
+    nodes: Vec<NodeId>,
+) -> Result<(), ControlError> {
+    let mut rounds = tokio::time::interval(RETRY_EVERY);
+    loop {
+        for &node in &nodes {
+            match fetch(wire, store, volume, node).await {
+                Ok(header) => {
+                    tracing::info!(from = %node, %volume, gsn = %header.gsn, "checkpoint installed");
+                    return Ok(());
+                }
+                Err(FetchError::Store(error)) => return Err(failed(error)),
+                Err(error) => tracing::warn!(from = %node, %volume, %error, "no checkpoint yet"),
+            }
+        }
+        rounds.tick().await;
+    }
+}
+
+/// Nodes that have just started are asked again so often.
+const RETRY_EVERY: Duration = Duration::from_millis(500);

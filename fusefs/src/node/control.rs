@@ -1,44 +1,36 @@
 //! The running node, and what people may ask of it.
 
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use engine::command::{Body, Member, Op};
-use engine::consensus::Input;
-use engine::ids::{Gsn, NodeId};
+use engine::ids::{Gsn, NodeId, VolumeId};
 use engine::namespace::{FileType, Inode};
 use engine::outcome::Outcome;
 use engine::time::Timestamp;
-use parking_lot::Mutex;
 use store::Store;
 use tokio::task::JoinHandle as Task;
 use wire::{Ask, JoinToken, Request, Response, Wire};
 
 use super::admission::Admission;
-use super::driver::Event;
 use super::gossip::Gossip;
-use super::mounts::Mounts;
-use super::proposals::Proposals;
-use super::pulse::Pulse;
 use super::report::{Reporter, node_name};
-use super::setup::{ROOT_VOLUME, account, failed};
-use super::{clock, describe, paths};
+use super::setup::{account, failed};
+use super::volume::{ROOT_NAME, Volume, Volumes};
+use super::{clock, describe, paths, volume_report};
 use crate::admin::control::{
     Control, ControlError, FailureKind, LogQuery, MountRequest, Reply, UnmountRequest,
 };
 use crate::admin::report::{
     ConflictReport, HolderReport, HolderState, Identity, LogEntry, MountReport, Status,
-    TokenCreated, TokenReport, WhereReport,
+    TokenCreated, TokenReport, VolumeReport, WhereReport,
 };
-use crate::body::BodyService;
-use crate::ops::ports::{ProposeError, Ring};
+use crate::kernel::MountOptions;
+use crate::ops::ports::ProposeError;
 
 /// A running node.
 pub struct Node {
     parts: Parts,
-    threads: Mutex<Vec<JoinHandle<()>>>,
     ended: tokio::sync::watch::Sender<bool>,
     stopping: tokio::sync::Mutex<bool>,
 }
@@ -49,54 +41,31 @@ pub struct Parts {
     pub member: Member,
     pub store: Store,
     pub wire: Arc<Wire>,
-    pub ring: Arc<dyn Ring>,
-    pub pulse: Arc<Pulse>,
-    pub proposals: Arc<Proposals>,
-    pub events: Sender<Event>,
-    pub bodies: Arc<BodyService>,
-    pub mounts: Arc<Mounts>,
+    pub volumes: Arc<Volumes>,
+    /// The root volume: it has the cluster's members.
+    pub root: Arc<Volume>,
     pub reporter: Arc<Reporter>,
     pub gossip: Arc<Gossip>,
     pub admission: Arc<Admission>,
-    pub threads: Vec<JoinHandle<()>>,
     pub tasks: Vec<Task<()>>,
 }
 
-/// The own lane ends in about one round trip to a majority; a node without one does not wait
-/// longer than this to stop.
-const LANE_END_TIMEOUT: Duration = Duration::from_secs(4);
-/// What was written is sealed and published before a graceful stop, for so long.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes read from disk for one answer of `fusion log`.
 const LOG_BYTES: usize = 16 << 20;
 /// A holder that does not answer in this time counts as unknown.
 const WHERE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Node {
-    pub(super) fn new(mut parts: Parts) -> Arc<Node> {
-        let threads = std::mem::take(&mut parts.threads);
-        let node = Arc::new(Node {
+    pub(super) fn new(parts: Parts) -> Arc<Node> {
+        Arc::new(Node {
             parts,
-            threads: Mutex::new(threads),
             ended: tokio::sync::watch::Sender::new(false),
             stopping: tokio::sync::Mutex::new(false),
-        });
-        // A node that failed answers its callers at once instead of letting them wait.
-        // Its replica falls silent, so that the others take over its lane.
-        let (proposals, events) = (node.parts.proposals.clone(), node.parts.events.clone());
-        let mut failure = node.parts.pulse.watch_failure();
-        tokio::spawn(async move {
-            if let Ok(reason) = failure.wait_for(Option::is_some).await {
-                let reason = reason.clone().unwrap_or_default();
-                let _ = events.send(Event::Stop);
-                proposals.close(&ProposeError::Broken(reason));
-            }
-        });
-        node
+        })
     }
 
     async fn propose(&self, op: Op) -> Result<(), ControlError> {
-        match self.parts.proposals.propose_and_wait(op).await {
+        match self.parts.root.proposals.propose_and_wait(op).await {
             Ok(Outcome::Refused(refusal)) => Err(ControlError::refused(refusal.to_string())),
             Ok(_) => Ok(()),
             Err(error @ ProposeError::NoQuorum { .. }) => {
@@ -109,7 +78,7 @@ impl Node {
     /// Reads the agreements that `query` asks for, as they are now.
     fn read_log(&self, query: LogQuery) -> Result<Vec<LogEntry>, ControlError> {
         let parts = &self.parts;
-        let newest = parts.pulse.applied();
+        let newest = parts.root.pulse.applied();
         let from = match query.from {
             0 => Gsn(newest.0.saturating_sub(query.limit as u64) + 1),
             from => Gsn(from),
@@ -117,7 +86,7 @@ impl Node {
         if from > newest {
             return Ok(Vec::new());
         }
-        let Some((oldest, _)) = parts.store.order_range(ROOT_VOLUME).map_err(failed)? else {
+        let Some((oldest, _)) = parts.store.order_range(VolumeId::ROOT).map_err(failed)? else {
             return Ok(Vec::new());
         };
         if from < oldest && query.from != 0 {
@@ -126,15 +95,15 @@ impl Node {
             ))
             .hint(format!("ask from GSN {oldest} on, or ask another node")));
         }
-        let members = parts.ring.view().members().map_err(failed)?;
+        let members = parts.root.ring.view().members().map_err(failed)?;
         let records =
-            parts.store.order(ROOT_VOLUME, from.max(oldest), LOG_BYTES).map_err(failed)?;
+            parts.store.order(VolumeId::ROOT, from.max(oldest), LOG_BYTES).map_err(failed)?;
         let shown = records.iter().take_while(|record| record.gsn <= newest).take(query.limit);
         Ok(shown.map(|record| describe::agreement(record, &members)).collect())
     }
 
     async fn holders(&self, inode: &Inode) -> Result<Vec<HolderReport>, ControlError> {
-        let members = self.parts.ring.view().members().map_err(failed)?;
+        let members = self.parts.root.ring.view().members().map_err(failed)?;
         let Body::Sealed { id, len } = inode.body else {
             let state = HolderState::Inline;
             return Ok(members
@@ -144,8 +113,8 @@ impl Node {
         };
         let mut lines = Vec::new();
         for member in &members {
-            let state = if member.id == self.parts.ring.me() {
-                match self.parts.bodies.holds(id) {
+            let state = if member.id == self.parts.root.ring.me() {
+                match self.parts.root.bodies.holds(id) {
                     true => HolderState::Held,
                     false => HolderState::Missing,
                 }
@@ -163,7 +132,7 @@ impl Node {
 
     async fn ask_holder(&self, node: NodeId, body: engine::ids::BodyId) -> HolderState {
         let ask = Ask::Which { bodies: vec![body] };
-        let request = Request::new(ROOT_VOLUME, self.parts.pulse.applied(), ask);
+        let request = Request::new(VolumeId::ROOT, self.parts.root.pulse.applied(), ask);
         let answer = tokio::time::timeout(WHERE_TIMEOUT, self.parts.wire.call(node, request)).await;
         match answer {
             Ok(Ok(Response::Which(held))) if held.first() == Some(&true) => HolderState::Held,
@@ -179,32 +148,21 @@ impl Node {
             return Ok(());
         }
         let parts = &self.parts;
-        let mounts = parts.mounts.clone();
-        tokio::task::spawn_blocking(move || mounts.unmount_all()).await.map_err(failed)?;
-        if parts.pulse.failure().is_none() {
-            let bodies = parts.bodies.clone();
-            // What is not published in time is in the stage journal, and is at the next start.
-            let _ = tokio::time::timeout(DRAIN_TIMEOUT, bodies.drain()).await;
-            let mut lane_ended = parts.pulse.watch_lane_ended();
-            let _ = parts.events.send(Event::Input(Input::Shutdown));
-            let ended = lane_ended.wait_for(|ended| *ended);
-            let _ = tokio::time::timeout(LANE_END_TIMEOUT, ended).await;
+        let volumes = parts.volumes.all();
+        for volume in &volumes {
+            volume.drain().await?;
         }
         for task in &parts.tasks {
             task.abort();
         }
-        parts.proposals.close(&ProposeError::Stopping);
-        let _ = parts.events.send(Event::Stop);
-        parts.bodies.stop();
+        for volume in &volumes {
+            volume.stop();
+        }
         parts.wire.close().await;
-        let threads = std::mem::take(&mut *self.threads.lock());
         let store = parts.store.clone();
         let synced = tokio::task::spawn_blocking(move || {
-            // Each thread ends when the one before it in the path has closed its channel.
-            for thread in threads {
-                if thread.join().is_err() {
-                    tracing::error!("a thread of the node had panicked");
-                }
+            for volume in volumes {
+                volume.join();
             }
             store.sync()
         });
@@ -215,7 +173,7 @@ impl Node {
     }
 
     fn path_of(&self, ino: engine::ids::Ino) -> Option<String> {
-        let view = self.parts.ring.view();
+        let view = self.parts.root.ring.view();
         let mut parts = Vec::new();
         let mut ino = ino;
         while ino != engine::ids::Ino::ROOT {
@@ -231,7 +189,7 @@ impl Node {
 impl Control for Node {
     fn identity(&self) -> Identity {
         let parts = &self.parts;
-        let agreed = parts.ring.view().member(parts.ring.me()).ok().flatten();
+        let agreed = parts.root.ring.view().member(parts.root.ring.me()).ok().flatten();
         account(&parts.store.identity().cluster, agreed.as_ref().unwrap_or(&parts.member))
     }
 
@@ -241,14 +199,15 @@ impl Control for Node {
             let cluster = parts.store.identity().cluster;
             let mut status =
                 parts.reporter.status(&cluster, &parts.gossip, &parts.wire).map_err(failed)?;
-            status.mounts = parts.mounts.list();
+            let volumes = parts.volumes.all();
+            status.mounts = volumes.iter().flat_map(|volume| volume.mounts.list()).collect();
             Ok(status)
         })
     }
 
     fn log(&self, query: LogQuery) -> Reply<'_, Vec<LogEntry>> {
         Box::pin(async move {
-            let mut applied = self.parts.pulse.watch_applied();
+            let mut applied = self.parts.root.pulse.watch_applied();
             let entries = self.read_log(query)?;
             let Some(wait_ms) = query.wait_ms.filter(|_| entries.is_empty()) else {
                 return Ok(entries);
@@ -264,7 +223,7 @@ impl Control for Node {
 
     fn where_path(&self, path: String) -> Reply<'_, WhereReport> {
         Box::pin(async move {
-            let view = self.parts.ring.view();
+            let view = self.parts.root.ring.view();
             let (ino, inode) = paths::find(&view, &path)?;
             let members = view.members().map_err(failed)?;
             let writer = view.token_holder(ino).map_err(failed)?;
@@ -313,7 +272,7 @@ impl Control for Node {
     fn list_tokens(&self) -> Reply<'_, Vec<TokenReport>> {
         Box::pin(async move {
             let now = clock::timestamp();
-            let tokens = self.parts.ring.view().join_tokens().map_err(failed)?;
+            let tokens = self.parts.root.ring.view().join_tokens().map_err(failed)?;
             let report = |(id, token): (u64, engine::namespace::JoinToken)| TokenReport {
                 id: format!("{id:016x}"),
                 zone: token.zone,
@@ -335,7 +294,7 @@ impl Control for Node {
 
     fn list_conflicts(&self) -> Reply<'_, Vec<ConflictReport>> {
         Box::pin(async move {
-            let conflicts = self.parts.bodies.conflicts();
+            let conflicts = self.parts.root.bodies.conflicts();
             Ok(conflicts
                 .into_iter()
                 .map(|conflict| ConflictReport {
@@ -350,9 +309,25 @@ impl Control for Node {
         })
     }
 
+    fn create_volume(&self, name: String, nodes: Vec<String>) -> Reply<'_, VolumeReport> {
+        Box::pin(volume_report::create(&self.parts.root, name, nodes))
+    }
+
+    fn list_volumes(&self) -> Reply<'_, Vec<VolumeReport>> {
+        Box::pin(async move { volume_report::list(&self.parts.root, &self.parts.volumes) })
+    }
+
     fn mount(&self, request: MountRequest) -> Reply<'_, MountReport> {
         Box::pin(async move {
-            let mounts = self.parts.mounts.clone();
+            let options = MountOptions::parse(&request.options)
+                .map_err(|error| ControlError::usage(error.to_string()))?;
+            let name = options.volume.as_deref().unwrap_or(ROOT_NAME);
+            let volume = self.parts.volumes.by_name(name).ok_or_else(|| {
+                ControlError::refused(format!("this node has no volume '{name}'")).hint(
+                    "`fusion volume list` shows who takes part; a new one takes a moment to start",
+                )
+            })?;
+            let mounts = volume.mounts.clone();
             let mounted = tokio::task::spawn_blocking(move || mounts.mount(&request));
             mounted.await.map_err(failed)?
         })
@@ -360,8 +335,10 @@ impl Control for Node {
 
     fn unmount(&self, request: UnmountRequest) -> Reply<'_, ()> {
         Box::pin(async move {
-            let mounts = self.parts.mounts.clone();
-            let unmounted = tokio::task::spawn_blocking(move || mounts.unmount(&request));
+            let volumes = self.parts.volumes.all();
+            let unmounted = tokio::task::spawn_blocking(move || {
+                volumes.iter().try_for_each(|volume| volume.mounts.unmount(&request))
+            });
             unmounted.await.map_err(failed)?
         })
     }
@@ -373,7 +350,7 @@ impl Control for Node {
     fn stopped(&self) -> Reply<'_, ()> {
         Box::pin(async move {
             let (mut ended, mut failure) =
-                (self.ended.subscribe(), self.parts.pulse.watch_failure());
+                (self.ended.subscribe(), self.parts.root.pulse.watch_failure());
             tokio::select! {
                 _ = ended.wait_for(|ended| *ended) => Ok(()),
                 failed = failure.wait_for(Option::is_some) => {

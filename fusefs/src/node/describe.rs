@@ -113,6 +113,10 @@ fn operation(op: &Op, members: &[Member]) -> (&'static str, String) {
         Op::HeldUpto { node, gsn } => {
             ("held-upto", format!("{} holds bodies up to {gsn}", node_name(members, *node)))
         }
+        Op::CreateVolume { name, members: nodes, .. } => {
+            let names: Vec<String> = nodes.iter().map(|node| node_name(members, *node)).collect();
+            ("create-volume", format!("{name} on {}", names.join(" ")))
+        }
         Op::MoveNode { node, address } => {
             ("move-node", format!("{} to {address}", node_name(members, *node)))
         }

@@ -25,7 +25,7 @@ pub struct LocalRing {
     pub wire: Arc<Wire>,
     pub pulse: Arc<Pulse>,
     pub proposals: Arc<Proposals>,
-    pub inodes: InodeNumbers,
+    pub inodes: Arc<InodeNumbers>,
     pub runtime: Handle,
 }
 

@@ -1,6 +1,6 @@
 //! Who belongs to the cluster, as agreed: told to the network, and given a vote once caught up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -9,29 +9,41 @@ use engine::consensus::Input;
 use engine::ids::{Gsn, NodeId};
 use engine::namespace::Touched;
 use engine::namespace::tables::TablesError;
+use parking_lot::RwLock;
 use wire::{Peer, Wire};
 
 use super::driver::Event;
 use super::pulse::Pulse;
 use crate::ops::ports::{OnApplied, Origin, Ring};
 
-/// Keeps the network's list of peers equal to the agreed members.
+/// Who takes part in a volume, for those who must not read tables to know it. The root
+/// volume's members are also the network's list of peers.
 pub struct Members {
     me: NodeId,
     ring: Arc<dyn Ring>,
-    wire: Arc<Wire>,
+    network: Option<Arc<Wire>>,
+    nodes: RwLock<BTreeSet<NodeId>>,
 }
 
 impl Members {
-    pub fn new(ring: Arc<dyn Ring>, wire: Arc<Wire>) -> Members {
-        Members { me: ring.me(), ring, wire }
+    /// `network`: which is told of the members.
+    pub fn new(ring: Arc<dyn Ring>, network: Option<Arc<Wire>>) -> Members {
+        Members { me: ring.me(), ring, network, nodes: RwLock::default() }
     }
 
-    /// Tells the network the members of now.
+    /// Takes over the members of now.
     pub fn publish(&self) -> Result<(), TablesError> {
-        let peers = self.ring.view().members()?.into_iter().filter(|member| member.id != self.me);
-        self.wire.set_peers(peers.map(peer).collect());
+        let members = self.ring.view().members()?;
+        *self.nodes.write() = members.iter().map(|member| member.id).collect();
+        if let Some(network) = &self.network {
+            let peers = members.into_iter().filter(|member| member.id != self.me);
+            network.set_peers(peers.map(peer).collect());
+        }
         Ok(())
+    }
+
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.nodes.read().contains(&node)
     }
 }
 

@@ -1,11 +1,13 @@
-//! A running node: the threads of its volume, put together and taken apart.
+//! A running node: the threads of its volumes, put together and taken apart.
+//!
+//! Each volume has, beside what all of them share (store, network, node):
 //!
 //! | thread | does | file |
 //! |---|---|---|
 //! | ring | steps the replica, one input at a time | `driver` |
 //! | log | makes records durable, many per fsync, then sends what waited | `log` |
 //! | apply | agreed commands into the tables, then into caches | `apply` |
-//! | reply | answers the callers | `mod` |
+//! | reply | answers the callers | `volume` |
 //! | order | reads stored agreements for peers that lag | `order` |
 //!
 //! An operation's way: `local_ring` → `proposals` → `driver` → (`log`, network) → `apply` →
@@ -14,6 +16,7 @@
 mod admission;
 mod apply;
 mod checkpoint;
+mod children;
 mod clock;
 mod control;
 mod describe;
@@ -33,6 +36,8 @@ mod report;
 mod setup;
 mod signals;
 mod start;
+mod volume;
+mod volume_report;
 
 pub use control::Node;
 pub use setup::{init, join};

@@ -59,7 +59,7 @@ impl Reporter {
         if is_voter { Role::Voter } else { Role::Observer }
     }
 
-    fn state(&self, behind_gsn: u64) -> NodeState {
+    pub(super) fn state(&self, behind_gsn: u64) -> NodeState {
         if self.pulse.failure().is_some() {
             return NodeState::Failed;
         }

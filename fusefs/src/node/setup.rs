@@ -14,8 +14,6 @@ use super::clock;
 use crate::admin::control::{ControlError, InitRequest, JoinRequest};
 use crate::admin::report;
 
-/// The root volume: spans the cluster.
-pub const ROOT_VOLUME: VolumeId = VolumeId(1);
 const FIRST_NODE: NodeId = NodeId(1);
 const FIRST_ZONE: ZoneId = ZoneId(1);
 
@@ -46,7 +44,7 @@ pub fn init(request: &InitRequest) -> Result<report::Identity, ControlError> {
         mode: 0o755,
     };
     store
-        .initialize(ROOT_VOLUME, &genesis(&params), &Header::genesis(FIRST_NODE))
+        .initialize(VolumeId::ROOT, &genesis(&params), &Header::genesis(FIRST_NODE))
         .map_err(failed)?;
     let member = Member {
         id: FIRST_NODE,

@@ -17,3 +17,4 @@ mod load;
 mod power_loss;
 mod races;
 mod tree_copy;
+mod volumes;

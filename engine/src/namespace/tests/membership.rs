@@ -115,3 +115,25 @@ fn a_node_takes_and_publishes_for_itself() {
     let publish = Op::Publish { ino, base, body, size, mtime, holder: NodeId(1) };
     assert_eq!(ring.run(publish), refused(Refusal::Invalid));
 }
+
+#[test]
+fn a_volume_takes_members_of_the_cluster_and_a_name_of_its_own() {
+    let mut ring = Ring::new();
+    let make = |id: u32, name: &str, nodes: &[u16]| Op::CreateVolume {
+        id: VolumeId(id),
+        name: name.to_owned(),
+        members: nodes.iter().map(|node| NodeId(*node)).collect(),
+        creator: NodeId(nodes[0]),
+    };
+    ring.succeed(make(2, "pair", &[1, 2]));
+    assert_eq!(ring.touched, [Touched::Volumes]);
+    assert_eq!(ring.run(make(2, "other", &[1])), refused(Refusal::IdInUse));
+    assert_eq!(ring.run(make(3, "pair", &[1])), refused(Refusal::Exists));
+    assert_eq!(ring.run(make(3, "far", &[1, 99])), refused(Refusal::NotFound));
+    assert_eq!(ring.run(make(3, "two", &[2, 1])), refused(Refusal::Invalid));
+    assert_eq!(ring.run(make(1, "root", &[1])), refused(Refusal::Invalid));
+    assert_eq!(ring.run(make(3, "a/b", &[1])), refused(Refusal::Invalid));
+    let volumes = ring.view().volumes().expect("is sound");
+    assert_eq!(volumes.len(), 1);
+    assert_eq!((volumes[0].0, volumes[0].1.members.len()), (VolumeId(2), 2));
+}

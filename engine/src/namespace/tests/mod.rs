@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::command::{Body, Command, Cred, Kind, Member, Name, Op, RenameHow, SetAttr, XattrHow};
-use crate::ids::{BodyId, Gsn, Ino, NodeId, OpId, Version, ZoneId};
+use crate::ids::{BodyId, Gsn, Ino, NodeId, OpId, Version, VolumeId, ZoneId};
 use crate::outcome::{Outcome, Refusal};
 use crate::time::Timestamp;
 

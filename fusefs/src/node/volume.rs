@@ -1,0 +1,345 @@
+//! One volume on this node: its replica, its threads, its bodies and its mounts.
+//!
+//! A node runs several over the same store and connections. Each has its own ring, order and
+//! state; nothing here knows of the others.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use engine::consensus::{Input, Message, Replica};
+use engine::ids::{NodeId, VolumeId};
+use engine::namespace::View;
+use parking_lot::{Mutex, RwLock};
+use store::Store;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle as Task;
+use wire::{Ask, PeerInfo, RefusedCode, Request, Response, Wire};
+
+use super::apply::{ApplyThread, Finished};
+use super::checkpoint::CheckpointService;
+use super::clock::Clock;
+use super::driver::{self, Event, Outlets};
+use super::inodes::InodeNumbers;
+use super::local_ring::LocalRing;
+use super::log::LogThread;
+use super::members::{Members, Promoter};
+use super::mounts::Mounts;
+use super::order::{OrderService, OrderThread};
+use super::proposals::{INTERRUPT_EVERY, Proposals};
+use super::pulse::Pulse;
+use super::setup::failed;
+use crate::admin::control::ControlError;
+use crate::body::BodyService;
+use crate::config::Settings;
+use crate::ops::ports::{OnApplied, ProposeError, Ring};
+
+/// A running volume.
+pub struct Volume {
+    pub id: VolumeId,
+    pub name: String,
+    pub ring: Arc<dyn Ring>,
+    pub pulse: Arc<Pulse>,
+    pub proposals: Arc<Proposals>,
+    pub events: Sender<Event>,
+    pub bodies: Arc<BodyService>,
+    pub mounts: Arc<Mounts>,
+    members: Arc<Members>,
+    checkpoints: Arc<CheckpointService>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    tasks: Vec<Task<()>>,
+}
+
+/// What the volumes of a node share.
+pub struct Shared {
+    pub me: NodeId,
+    pub store: Store,
+    pub wire: Arc<Wire>,
+    pub settings: Settings,
+    pub inodes: Arc<InodeNumbers>,
+}
+
+/// What people call the root volume.
+pub const ROOT_NAME: &str = "root";
+
+/// The own lane ends in about one round trip to a majority; a node without one does not wait
+/// longer than this to stop.
+const LANE_END_TIMEOUT: Duration = Duration::from_secs(4);
+/// What was written is sealed and published before a graceful stop, for so long.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+
+impl Volume {
+    /// Starts the volume from what the store holds of it. Its tables must be there. The
+    /// `followers` are told of what is applied after those that every volume has.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn start(
+        id: VolumeId,
+        name: &str,
+        shared: &Shared,
+        followers: Vec<Arc<dyn OnApplied>>,
+    ) -> Result<Arc<Volume>, ControlError> {
+        let Shared { me, store, wire, settings, inodes } = shared;
+        let (me, boot) = (*me, store.boot());
+        let recovered = {
+            let store = store.clone();
+            let recovered = tokio::task::spawn_blocking(move || store.recover(id)).await;
+            recovered.map_err(failed)?.map_err(failed)?
+        };
+        let hash = View::new(store.tables(id)).state_hash().map_err(failed)?;
+        let pulse = Arc::new(Pulse::new(recovered.header.clone(), hash));
+        let (events, event_queue) = channel();
+        let proposals = Arc::new(Proposals::new(me, boot, events.clone()));
+        let ring: Arc<dyn Ring> = Arc::new(LocalRing {
+            me,
+            volume: id,
+            store: store.clone(),
+            wire: wire.clone(),
+            pulse: pulse.clone(),
+            proposals: proposals.clone(),
+            inodes: inodes.clone(),
+            runtime: Handle::current(),
+        });
+        let bodies = BodyService::start(crate::body::Config {
+            volume: id,
+            store: store.clone(),
+            ring: ring.clone(),
+            wire: wire.clone(),
+            runtime: Handle::current(),
+            seal_age: settings.seal_age(),
+            fetch_timeout: settings.fetch_timeout(),
+        })
+        .map_err(failed)?;
+        let mounts = Arc::new(Mounts::new(ring.clone(), bodies.clone()));
+        {
+            let mounts = mounts.clone();
+            bodies.set_on_reverted(move |ino| mounts.content_reverted(ino));
+        }
+        // The root volume's members are the cluster: whom the network may talk to.
+        let network = (id == VolumeId::ROOT).then(|| wire.clone());
+        let members = Arc::new(Members::new(ring.clone(), network));
+        members.publish().map_err(failed)?;
+        let mut all_followers: Vec<Arc<dyn OnApplied>> =
+            vec![members.clone(), bodies.clone(), mounts.clone()];
+        all_followers.extend(followers);
+
+        let mut threads = Threads::default();
+        let (jobs, job_queue) = channel();
+        let (agreed, agreed_queue) = channel();
+        let (replies, reply_queue) = channel();
+        let (requests, request_queue) = channel();
+        let log = LogThread {
+            volume: id,
+            me,
+            store: store.clone(),
+            wire: wire.clone(),
+            events: events.clone(),
+            pulse: pulse.clone(),
+        };
+        threads.spawn("log", move || log.run(&job_queue))?;
+        let apply = ApplyThread {
+            volume: id,
+            store: store.clone(),
+            proposals: proposals.clone(),
+            pulse: pulse.clone(),
+            events: events.clone(),
+            replies,
+            followers: all_followers,
+        };
+        threads.spawn("apply", move || apply.run(&agreed_queue))?;
+        threads.spawn("reply", move || answer(&reply_queue))?;
+        let order = OrderThread {
+            volume: id,
+            store: store.clone(),
+            wire: wire.clone(),
+            pulse: pulse.clone(),
+        };
+        threads.spawn("order", move || order.run(&request_queue))?;
+        let outlets = Outlets {
+            volume: id,
+            me,
+            wire: wire.clone(),
+            log: jobs,
+            apply: agreed,
+            order: OrderService(requests),
+            pulse: pulse.clone(),
+        };
+        let seed = u64::from_be_bytes(wire::identity::random());
+        let replica = Replica::recover(me, boot, recovered, seed);
+        threads.spawn("ring", move || {
+            driver::run(replica, &Clock::default(), &event_queue, &outlets);
+        })?;
+
+        let promoter =
+            Promoter { ring: ring.clone(), pulse: pulse.clone(), events: events.clone() };
+        let tasks = vec![
+            tokio::spawn(promoter.run()),
+            tokio::spawn(interrupt(proposals.clone())),
+            tokio::spawn(fall_silent(pulse.clone(), proposals.clone(), events.clone())),
+        ];
+        Ok(Arc::new(Volume {
+            id,
+            name: name.to_owned(),
+            ring,
+            pulse,
+            proposals,
+            events,
+            bodies,
+            mounts,
+            members,
+            checkpoints: Arc::new(CheckpointService::new(id, store.clone())),
+            threads: Mutex::new(threads.0),
+            tasks,
+        }))
+    }
+
+    /// Whether `node` takes part in this volume, as far as it is applied here.
+    fn admits(&self, node: NodeId) -> bool {
+        self.members.contains(node)
+    }
+
+    /// A ring message of a node of the cluster.
+    pub fn deliver(&self, from: NodeId, message: &[u8]) {
+        if !self.admits(from) {
+            return tracing::debug!(%from, volume = self.name, "ring message of a stranger");
+        }
+        match Message::decode(message) {
+            Ok(message) => self.input(Input::Message { from, message }),
+            Err(error) => tracing::warn!(%from, %error, "ring message refused"),
+        }
+    }
+
+    /// Hands an input to the replica. Without effect once the volume stops.
+    pub fn input(&self, input: Input) {
+        let _ = self.events.send(Event::Input(input));
+    }
+
+    /// Answers what a node of the cluster asks about this volume.
+    pub async fn serve(&self, from: PeerInfo, request: Request) -> Response {
+        if !self.admits(from.node) {
+            return Response::refused(RefusedCode::Forbidden, "you take no part in this volume");
+        }
+        match request.ask {
+            Ask::Manifest { .. }
+            | Ask::Read { .. }
+            | Ask::Small { .. }
+            | Ask::Which { .. }
+            | Ask::Recall { .. } => self.bodies.clone().serve(from, request).await,
+            Ask::Checkpoint { gsn, after } => self.checkpoints.serve(gsn, after).await,
+            Ask::Barrier => Response::At(self.pulse.applied()),
+            Ask::Order { .. } => {
+                Response::refused(RefusedCode::Unsupported, "agreements travel on the ring")
+            }
+            Ask::Status | Ask::Renew { .. } => {
+                Response::refused(RefusedCode::Unsupported, "that is asked of the node")
+            }
+        }
+    }
+
+    /// Stops what brings new work: mounts, then the lane, when what was written is published.
+    pub async fn drain(&self) -> Result<(), ControlError> {
+        let mounts = self.mounts.clone();
+        tokio::task::spawn_blocking(move || mounts.unmount_all()).await.map_err(failed)?;
+        if self.pulse.failure().is_some() {
+            return Ok(());
+        }
+        // What is not published in time is in the stage journal, and is at the next start.
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, self.bodies.clone().drain()).await;
+        let mut lane_ended = self.pulse.watch_lane_ended();
+        self.input(Input::Shutdown);
+        let ended = lane_ended.wait_for(|ended| *ended);
+        let _ = tokio::time::timeout(LANE_END_TIMEOUT, ended).await;
+        Ok(())
+    }
+
+    /// Ends everything; whoever waits is told. [`Self::join`] waits for the threads.
+    pub fn stop(&self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.proposals.close(&ProposeError::Stopping);
+        let _ = self.events.send(Event::Stop);
+        self.bodies.stop();
+    }
+
+    /// Waits for the threads to end, after [`Self::stop`].
+    pub fn join(&self) {
+        // Each thread ends when the one before it in the path has closed its channel.
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            if thread.join().is_err() {
+                tracing::error!(volume = %self.id, "a thread of the volume had panicked");
+            }
+        }
+    }
+}
+
+/// The volumes that run here.
+#[derive(Default)]
+pub struct Volumes(RwLock<BTreeMap<VolumeId, Arc<Volume>>>);
+
+impl Volumes {
+    pub fn add(&self, volume: Arc<Volume>) {
+        let before = self.0.write().insert(volume.id, volume);
+        assert!(before.is_none(), "a volume runs once on a node");
+    }
+
+    pub fn get(&self, id: VolumeId) -> Option<Arc<Volume>> {
+        self.0.read().get(&id).cloned()
+    }
+
+    pub fn by_name(&self, name: &str) -> Option<Arc<Volume>> {
+        self.0.read().values().find(|volume| volume.name == name).cloned()
+    }
+
+    pub fn all(&self) -> Vec<Arc<Volume>> {
+        self.0.read().values().cloned().collect()
+    }
+}
+
+/// A volume that failed answers its callers at once instead of letting them wait. Its replica
+/// falls silent, so that the others take over its lane.
+async fn fall_silent(pulse: Arc<Pulse>, proposals: Arc<Proposals>, events: Sender<Event>) {
+    let mut failure = pulse.watch_failure();
+    if let Ok(reason) = failure.wait_for(Option::is_some).await {
+        let reason = reason.clone().unwrap_or_default();
+        let _ = events.send(Event::Stop);
+        proposals.close(&ProposeError::Broken(reason));
+    }
+}
+
+/// The kernel does not tell of signals (fuser refuses FUSE_INTERRUPT), so look for them.
+async fn interrupt(proposals: Arc<Proposals>) {
+    let mut ticks = tokio::time::interval(INTERRUPT_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        proposals.interrupt();
+    }
+}
+
+/// The reply thread: callers are answered in the order of their agreements.
+fn answer(replies: &Receiver<Finished>) {
+    while let Ok(Finished { done, outcome }) = replies.recv() {
+        done(Ok(outcome));
+    }
+}
+
+/// Named threads, to be joined at the end.
+#[derive(Default)]
+struct Threads(Vec<JoinHandle<()>>);
+
+impl Threads {
+    fn spawn(
+        &mut self,
+        name: &str,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<(), ControlError> {
+        let thread =
+            std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(failed)?;
+        self.0.push(thread);
+        Ok(())
+    }
+}

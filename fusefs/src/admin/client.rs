@@ -10,9 +10,9 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::control::{ControlError, LogQuery, MountRequest, UnmountRequest};
+use super::control::{ControlError, LogQuery, MountRequest, UnmountRequest, WaitQuery};
 use super::report::{
-    ConflictReport, Identity, LogEntry, MountReport, Status, TokenCreated, TokenReport,
+    ConflictReport, Identity, LogEntry, MountReport, Reached, Status, TokenCreated, TokenReport,
     VolumeReport, WhereReport,
 };
 use super::server::{CreateToken, CreateVolume};
@@ -79,6 +79,11 @@ impl Client {
 
     pub async fn revoke_token(&self, id: &str) -> Result<(), ControlError> {
         self.ask(Method::DELETE, &format!("/v1/tokens/{}", percent_encode(id)), &()).await
+    }
+
+    /// Waits as long as this client has patience.
+    pub async fn wait(&self, query: &WaitQuery) -> Result<Reached, ControlError> {
+        self.ask(Method::POST, "/v1/wait", query).await
     }
 
     /// No `nodes`: all.

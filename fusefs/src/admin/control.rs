@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::report::{
-    ConflictReport, Identity, LogEntry, MountReport, Status, TokenCreated, TokenReport,
+    ConflictReport, Identity, LogEntry, MountReport, Reached, Status, TokenCreated, TokenReport,
     VolumeReport, WhereReport,
 };
 
@@ -43,6 +43,10 @@ pub trait Control: Send + Sync + 'static {
     fn list_tokens(&self) -> Reply<'_, Vec<TokenReport>>;
 
     fn revoke_token(&self, id: String) -> Reply<'_, ()>;
+
+    /// Waits, as long as the caller stays, until the nodes that `query` means have applied
+    /// its GSN.
+    fn wait(&self, query: WaitQuery) -> Reply<'_, Reached>;
 
     /// Agrees a volume in which `nodes` (names; none = all) take part.
     fn create_volume(&self, name: String, nodes: Vec<String>) -> Reply<'_, VolumeReport>;
@@ -80,6 +84,21 @@ pub struct LogQuery {
     pub limit: usize,
     /// Wait until there is at least one entry, at most this long; `None` answers at once.
     pub wait_ms: Option<u64>,
+}
+
+/// What to wait for, and where: this node unless `zone` or `all` says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WaitQuery {
+    pub gsn: u64,
+    /// Every node of the zone.
+    pub zone: Option<String>,
+    /// Every node of the cluster.
+    #[serde(default)]
+    pub all: bool,
+    /// Also until they hold every body that they should up to there.
+    #[serde(default)]
+    pub bodies: bool,
 }
 
 /// Where and how to mount.

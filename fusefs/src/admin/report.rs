@@ -33,6 +33,21 @@ impl Status {
     }
 }
 
+/// Who has come to a place in the order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    pub gsn: u64,
+    /// With every body that they should hold.
+    pub bodies: bool,
+    pub nodes: Vec<ReachedNode>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReachedNode {
+    pub node: String,
+    pub zone: String,
+}
+
 /// A volume: a tree with a ring, an order and a state of its own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VolumeReport {

@@ -8,6 +8,7 @@
 //! | GET /v1/where?path | `WhereReport` |
 //! | GET, POST /v1/tokens | `[TokenReport]`, `TokenCreated` |
 //! | DELETE /v1/tokens/{id} | nothing |
+//! | POST /v1/wait | `Reached`, when it is |
 //! | GET, POST /v1/volumes | `[VolumeReport]`, `VolumeReport` |
 //! | GET /v1/conflicts | `[ConflictReport]` |
 //! | POST, DELETE /v1/mounts | `MountReport`, nothing |
@@ -28,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 use super::control::{
-    Control, ControlError, FailureKind, LogQuery, MountRequest, Reply, UnmountRequest,
+    Control, ControlError, FailureKind, LogQuery, MountRequest, Reply, UnmountRequest, WaitQuery,
 };
 use super::socket;
 
@@ -87,6 +88,7 @@ fn routes(control: Arc<dyn Control>) -> Router {
         .route("/v1/tokens", get(async |State(c): Shared| answer(c.list_tokens()).await))
         .route("/v1/tokens", post(create_token))
         .route("/v1/tokens/{id}", delete(revoke_token))
+        .route("/v1/wait", post(wait))
         .route("/v1/volumes", get(async |State(c): Shared| answer(c.list_volumes()).await))
         .route("/v1/volumes", post(create_volume))
         .route("/v1/conflicts", get(async |State(c): Shared| answer(c.list_conflicts()).await))
@@ -123,6 +125,10 @@ async fn revoke_token(
     axum::extract::Path(id): axum::extract::Path<String>,
 ) -> Response {
     answer(control.revoke_token(id)).await
+}
+
+async fn wait(State(control): Shared, Json(query): Json<WaitQuery>) -> Response {
+    answer(control.wait(query)).await
 }
 
 async fn create_volume(State(control): Shared, Json(request): Json<CreateVolume>) -> Response {

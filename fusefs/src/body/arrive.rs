@@ -105,6 +105,20 @@ impl BodyService {
         self.wants.lock().held_upto()
     }
 
+    /// Waits until [`Self::held_upto`] has come to `gsn`.
+    pub async fn hold_upto(&self, gsn: Gsn) {
+        loop {
+            // Registered before the look, so that no news is missed.
+            let changed = self.held_changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.held_upto() >= gsn {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     pub fn progress(&self) -> Progress {
         let wants = self.wants.lock();
         let (missing_files, missing_bytes) = wants.list.missing();
@@ -121,6 +135,8 @@ impl BodyService {
         let mut wants = self.wants.lock();
         wants.told = wants.told.max(gsn);
         if contents.is_empty() {
+            drop(wants);
+            self.held_changed.notify_waiters();
             return;
         }
         wants.content_agreed(gsn);
@@ -229,7 +245,10 @@ impl BodyService {
                 None => wants.list.remove_unpinned(ino),
             }
         }
-        Ok(!wants.unread.is_empty())
+        let more = !wants.unread.is_empty();
+        drop(wants);
+        self.held_changed.notify_waiters();
+        Ok(more)
     }
 
     /// Reads all inodes, if the list does not know them.
@@ -265,6 +284,8 @@ impl BodyService {
                 if reported < newest && !is_covered {
                     wants.unreported.push_front(newest);
                 }
+                drop(wants);
+                self.held_changed.notify_waiters();
                 Ok(())
             }
         }
@@ -313,6 +334,7 @@ impl BodyService {
             wants.list.failed(want, Instant::now());
         }
         drop(wants);
+        self.held_changed.notify_waiters();
         self.wants_changed.notify_one();
     }
 

@@ -118,6 +118,8 @@ pub struct BodyService {
     sealed: SealedBodies,
     wants: Mutex<Wants>,
     wants_changed: Notify,
+    /// What this node holds may reach farther now.
+    held_changed: Notify,
     peers_changed: Notify,
     arrivals: Arrivals,
     reputation: Reputation,
@@ -170,6 +172,7 @@ impl BodyService {
             sealed: SealedBodies::default(),
             wants: Mutex::new(Wants::new()),
             wants_changed: Notify::new(),
+            held_changed: Notify::new(),
             peers_changed: Notify::new(),
             arrivals: Arrivals::default(),
             reputation: Reputation::default(),

@@ -22,6 +22,7 @@ mod token;
 mod umount;
 mod version;
 mod volume;
+mod wait;
 mod wan;
 mod watchdog;
 
@@ -130,6 +131,10 @@ enum Verb {
     Log(log::LogVerb),
     /// Which nodes hold a file's newest version
     Where(holders::WhereArgs),
+    /// Wait until other nodes have come to a place in the order
+    Wait(wait::WaitArgs),
+    /// The place in the order of a path's last change, or of this node
+    Gsn(wait::GsnArgs),
     /// Trees beside the root tree, each with a ring of its own
     #[command(subcommand)]
     Volume(volume::VolumeVerb),
@@ -217,6 +222,8 @@ fn run(cli: Cli) -> Result<Exit, ControlError> {
             Verb::Status(args) => args.run(globals).await,
             Verb::Log(verb) => verb.run(globals).await,
             Verb::Where(args) => args.run(globals).await,
+            Verb::Wait(args) => args.run(globals).await,
+            Verb::Gsn(args) => args.run(globals).await,
             Verb::Volume(verb) => verb.run(globals).await,
             Verb::Conflicts(args) => args.run(globals).await,
             Verb::Doctor(args) => args.run(globals).await,

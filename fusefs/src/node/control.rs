@@ -17,12 +17,12 @@ use super::gossip::Gossip;
 use super::report::{Reporter, node_name};
 use super::setup::{account, failed};
 use super::volume::{ROOT_NAME, Volume, Volumes};
-use super::{clock, describe, paths, volume_report};
+use super::{clock, describe, paths, volume_report, waiting};
 use crate::admin::control::{
-    Control, ControlError, FailureKind, LogQuery, MountRequest, Reply, UnmountRequest,
+    Control, ControlError, FailureKind, LogQuery, MountRequest, Reply, UnmountRequest, WaitQuery,
 };
 use crate::admin::report::{
-    ConflictReport, HolderReport, HolderState, Identity, LogEntry, MountReport, Status,
+    ConflictReport, HolderReport, HolderState, Identity, LogEntry, MountReport, Reached, Status,
     TokenCreated, TokenReport, VolumeReport, WhereReport,
 };
 use crate::kernel::MountOptions;
@@ -307,6 +307,10 @@ impl Control for Node {
                 })
                 .collect())
         })
+    }
+
+    fn wait(&self, query: WaitQuery) -> Reply<'_, Reached> {
+        Box::pin(waiting::wait(&self.parts.root, &self.parts.wire, query))
     }
 
     fn create_volume(&self, name: String, nodes: Vec<String>) -> Reply<'_, VolumeReport> {

@@ -38,6 +38,7 @@ mod signals;
 mod start;
 mod volume;
 mod volume_report;
+mod waiting;
 
 pub use control::Node;
 pub use setup::{init, join};

@@ -31,6 +31,7 @@ use super::order::{OrderService, OrderThread};
 use super::proposals::{INTERRUPT_EVERY, Proposals};
 use super::pulse::Pulse;
 use super::setup::failed;
+use super::waiting;
 use crate::admin::control::ControlError;
 use crate::body::BodyService;
 use crate::config::Settings;
@@ -230,6 +231,9 @@ impl Volume {
             | Ask::Recall { .. } => self.bodies.clone().serve(from, request).await,
             Ask::Checkpoint { gsn, after } => self.checkpoints.serve(gsn, after).await,
             Ask::Barrier => Response::At(self.pulse.applied()),
+            Ask::Reached { gsn, bodies, wait_ms } => {
+                waiting::answer(self, gsn, bodies, wait_ms).await
+            }
             Ask::Order { .. } => {
                 Response::refused(RefusedCode::Unsupported, "agreements travel on the ring")
             }

@@ -18,3 +18,4 @@ mod power_loss;
 mod races;
 mod tree_copy;
 mod volumes;
+mod waiting;

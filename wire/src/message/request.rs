@@ -112,6 +112,17 @@ pub enum Ask {
     /// How far the other node has agreed. Answer: `At`.
     #[n(7)]
     Barrier,
+    /// Waits, `wait_ms` at most, until the other node has applied `gsn`, and with `bodies`
+    /// holds what it should up to there. Answer: `At`, below `gsn` when it was not in time.
+    #[n(20)]
+    Reached {
+        #[n(0)]
+        gsn: Gsn,
+        #[n(1)]
+        bodies: bool,
+        #[n(2)]
+        wait_ms: u32,
+    },
     /// What the other node's `fusion status` says about itself. Answer: `Status`.
     #[n(8)]
     Status,
@@ -139,6 +150,7 @@ impl Ask {
             | Ask::Which { .. }
             | Ask::Recall { .. }
             | Ask::Barrier
+            | Ask::Reached { .. }
             | Ask::Status
             | Ask::Renew { .. } => Class::Small,
         }
@@ -157,6 +169,7 @@ impl Ask {
             | Ask::Order { .. }
             | Ask::Recall { .. }
             | Ask::Barrier
+            | Ask::Reached { .. }
             | Ask::Status
             | Ask::Renew { .. } => Ok(()),
         }

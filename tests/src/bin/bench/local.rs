@@ -1,55 +1,24 @@
-//! `./x bench`: what the mount costs, beside the local disk in the same run, and what distance
-//! costs, beside the round trip to the nearest majority.
-//!
-//! Figures of one run on one machine: medians of several rounds, and ratios. Nothing here is
-//! asserted; a busy machine moves all columns alike.
+//! What the mount costs, beside the local disk in the same run.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context;
-use tests::cluster::{Cluster, Wishes};
+use tests::cluster::Wishes;
+
+use crate::{SMALL_BYTES, median, started};
 
 const ROUNDS: usize = 3;
 const FILES: usize = 500;
-const SMALL_BYTES: usize = 4 << 10;
 const LARGE_BYTES: usize = 256 << 20;
 const BLOCK_BYTES: usize = 1 << 20;
 const RANDOM_OPS: usize = 4000;
-/// Lone operations for each zone.
-const LONE_OPS: usize = 50;
-/// Round trips z1-z2, z1-z3, z2-z3 in ms, and for each zone that to its nearest majority.
-const RTT_MS: [f64; 3] = [20.0, 80.0, 90.0];
-const BOUNDS_MS: [f64; 3] = [20.0, 20.0, 80.0];
-
-fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run() -> anyhow::Result<()> {
-    let only = std::env::args().nth(1);
-    let wants = |part: &str| only.as_deref().is_none_or(|only| only == part);
-    if wants("local") {
-        local()?;
-    }
-    if wants("wan") {
-        wan()?;
-    }
-    Ok(())
-}
 
 /// Operations per second (or MiB/s) without distance, beside the disk under the store.
-fn local() -> anyhow::Result<()> {
+pub fn run() -> anyhow::Result<()> {
     let cluster = started(&Wishes::default())?;
     let native = cluster.root().join("native");
     println!("three zones on this machine, no distance; medians of {ROUNDS} rounds");
@@ -85,85 +54,12 @@ fn local() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A lone coordinated operation from each zone, beside the round trip to its nearest majority.
-fn wan() -> anyhow::Result<()> {
-    let cluster = started(&Wishes { round_trips_ms: RTT_MS.to_vec(), ..Wishes::default() })?;
-    let zones: Vec<&str> = cluster.zones().collect();
-    println!("\nround trips {RTT_MS:?} ms (z1-z2, z1-z3, z2-z3): a lone mkdir");
-    println!("{:<6} {:>9} {:>9} {:>9} {:>8}", "zone", "bound ms", "p50 ms", "p99 ms", "ratio");
-    for (at, bound) in BOUNDS_MS.into_iter().enumerate() {
-        let dir = cluster.mount(zones[at]).join(format!("lone-{at}"));
-        fs::create_dir(&dir)?;
-        let mut times = Vec::with_capacity(LONE_OPS);
-        for op in 0..LONE_OPS {
-            let begin = Instant::now();
-            fs::create_dir(dir.join(op.to_string()))?;
-            times.push(begin.elapsed().as_secs_f64() * 1000.0);
-        }
-        times.sort_by(f64::total_cmp);
-        let (p50, p99) = (times[LONE_OPS / 2], times[LONE_OPS * 99 / 100]);
-        println!("{:<6} {bound:>9.1} {p50:>9.1} {p99:>9.1} {:>8.2}", zones[at], p50 / bound);
-    }
-    println!("\nall zones at once, one writer each: mkdir");
-    println!("{:<6} {:>9} {:>9} {:>9} {:>8}", "zone", "bound ms", "p50 ms", "p99 ms", "ratio");
-    let writers: Vec<_> = (0..BOUNDS_MS.len())
-        .map(|at| {
-            let dir = cluster.mount(zones[at]).join(format!("mixed-{at}"));
-            std::thread::spawn(move || -> io::Result<Vec<f64>> {
-                fs::create_dir(&dir)?;
-                let mut times = Vec::with_capacity(LONE_OPS);
-                for op in 0..LONE_OPS {
-                    let begin = Instant::now();
-                    fs::create_dir(dir.join(op.to_string()))?;
-                    times.push(begin.elapsed().as_secs_f64() * 1000.0);
-                }
-                times.sort_by(f64::total_cmp);
-                Ok(times)
-            })
-        })
-        .collect();
-    for (at, writer) in writers.into_iter().enumerate() {
-        let times = writer.join().expect("a writer does not panic")?;
-        let (p50, p99) = (times[LONE_OPS / 2], times[LONE_OPS * 99 / 100]);
-        let bound = BOUNDS_MS[at];
-        println!("{:<6} {bound:>9.1} {p50:>9.1} {p99:>9.1} {:>8.2}", zones[at], p50 / bound);
-    }
-    println!("\na file of 4 KiB written in {}, until it is read elsewhere", zones[0]);
-    for at in 1..BOUNDS_MS.len() {
-        let mut times = Vec::new();
-        for op in 0..10 {
-            let name = format!("seen-{at}-{op}");
-            let (from, to) =
-                (cluster.mount(zones[0]).join(&name), cluster.mount(zones[at]).join(&name));
-            let bytes = vec![op as u8 + 1; SMALL_BYTES];
-            fs::write(&from, &bytes)?;
-            let begin = Instant::now();
-            while fs::read(&to).ok().as_deref() != Some(&bytes) {
-                anyhow::ensure!(begin.elapsed() < Duration::from_secs(30), "{name} never came");
-                std::thread::yield_now();
-            }
-            times.push(begin.elapsed().as_secs_f64() * 1000.0);
-        }
-        println!("{:<6} {:>9.1} ms after close", zones[at], median(times));
-    }
-    Ok(())
-}
-
-fn started(wishes: &Wishes) -> anyhow::Result<Cluster> {
-    Cluster::start_with(wishes).context("this machine has no usable /dev/fuse")
-}
-
 fn in_fresh_dir(base: &Path, round: usize, bench: fn(&Path) -> io::Result<f64>) -> io::Result<f64> {
     let dir = base.join(format!("bench-{round}"));
     fs::create_dir_all(&dir)?;
     let result = bench(&dir);
     fs::remove_dir_all(&dir)?;
     result
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// Runs `op` for each of `count` numbers and gives the rate.

@@ -201,6 +201,9 @@ pub enum Op {
         /// The node that holds all of the body durably.
         #[n(5)]
         holder: NodeId,
+        /// Bytes of the body that are stored; the rest are holes.
+        #[n(6)]
+        stored_len: u64,
     },
     /// Asks for the right to write the body of `ino` on `node`.
     #[n(10)]

@@ -47,6 +47,8 @@ pub fn genesis_of_child(params: &VolumeParams, members: &[Member]) -> Changes {
         version: Version(0),
         body: Body::Empty,
         valid_len: 0,
+        stored_len: 0,
+        home: Ino(0),
         writer: None,
         holder: None,
         directory: Some(Directory::new(Ino::ROOT)),

@@ -5,7 +5,8 @@
 //! | atime | mtime | ctime | btime  (each: seconds i64, nanos u32) | xattr list u32 | .. |
 //!
 //! and then, by type:
-//! file       | version u64 | valid_len u64 | writer u16 | holder u16 | body tag u8 | body .. |
+//! file       | version u64 | valid_len u64 | stored_len u64 | home u64 | writer u16 | holder u16 |
+//!            | body tag u8 | body .. |
 //!              body: 0 empty; 1 inline bytes ..; 2 body id 32, len u64
 //! directory  | parent u64 | entries u64 | next cookie u64 |
 //! symlink    | target bytes .. |
@@ -47,6 +48,12 @@ pub struct Inode {
     /// Files: how much of `body` is visible still after truncations, in bytes, at most
     /// `size`. From here to `size` the file reads as zeros.
     pub valid_len: u64,
+    /// Files: how much of that is stored, in bytes: the rest are holes. What `stat` shows as
+    /// allocated, the same in every zone.
+    pub stored_len: u64,
+    /// Files: the directory that it was made in or last moved to, whose rules it follows. It may
+    /// have other names elsewhere, and that directory may be gone.
+    pub home: Ino,
     /// Files: the node with the right to write the body. It counts only while it is a member.
     pub writer: Option<NodeId>,
     /// Files: the node that published `body`, and held all of it durably then.
@@ -177,6 +184,8 @@ impl Inode {
     fn encode_file(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.version.0.to_be_bytes());
         out.extend_from_slice(&self.valid_len.to_be_bytes());
+        out.extend_from_slice(&self.stored_len.to_be_bytes());
+        out.extend_from_slice(&self.home.0.to_be_bytes());
         out.extend_from_slice(&self.writer.unwrap_or_default().0.to_be_bytes());
         out.extend_from_slice(&self.holder.unwrap_or_default().0.to_be_bytes());
         match &self.body {
@@ -225,6 +234,8 @@ impl Inode {
             version: Version(0),
             body: Body::Empty,
             valid_len: 0,
+            stored_len: 0,
+            home: Ino(0),
             writer: None,
             holder: None,
             directory: None,
@@ -256,6 +267,8 @@ impl Inode {
     fn decode_file(&mut self, reader: &mut Reader<'_>) -> Result<(), TablesError> {
         self.version = Version(reader.u64()?);
         self.valid_len = reader.u64()?;
+        self.stored_len = reader.u64()?;
+        self.home = Ino(reader.u64()?);
         self.writer = node(reader.u16()?);
         self.holder = node(reader.u16()?);
         self.body = match reader.u8()? {
@@ -299,6 +312,8 @@ mod tests {
             version: Version(0),
             body: Body::Empty,
             valid_len: 0,
+            stored_len: 0,
+            home: Ino(0),
             writer: None,
             holder: None,
         }
@@ -309,6 +324,8 @@ mod tests {
         let mut file = inode(Kind::File);
         file.version = Version(10);
         file.valid_len = 11;
+        file.stored_len = 7;
+        file.home = Ino(20);
         file.writer = Some(NodeId(1));
         file.holder = Some(NodeId(2));
         file.body = Body::Sealed { id: BodyId([3; 32]), len: 11 };

@@ -55,6 +55,8 @@ pub(super) fn make<T: Tables>(
         version: Version(0),
         body: Body::Empty,
         valid_len: 0,
+        stored_len: 0,
+        home: Ino(0),
         writer: None,
         holder: None,
         directory: None,
@@ -66,7 +68,10 @@ pub(super) fn make<T: Tables>(
         }
     }
     match kind {
-        Kind::File => inode.writer = Some(command.id.origin),
+        Kind::File => {
+            inode.writer = Some(command.id.origin);
+            inode.home = *parent;
+        }
         Kind::Directory => {
             inode.nlink = 2;
             inode.size = Directory::SIZE_BYTES;

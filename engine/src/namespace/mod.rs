@@ -80,8 +80,9 @@ pub use volume::VolumeRecord;
 
 /// Most links of a file that is no directory, as on ext4.
 pub const LINKS_MAX: u32 = 65_000;
-/// Largest file, in bytes: what the kernel's signed offsets can reach.
-pub const FILE_SIZE_MAX: u64 = i64::MAX as u64;
+/// Largest file, in bytes. Every node's disk must be able to hold every file: 16 TiB is ext4's
+/// largest, less room for the list of chunks behind a body's bytes.
+pub const FILE_SIZE_MAX: u64 = (16 << 40) - (4 << 30);
 /// Longest symlink target, in bytes: `PATH_MAX` without its NUL.
 pub const SYMLINK_LEN_MAX: usize = 4095;
 /// Longest name of an extended attribute, in bytes, with its prefix.

@@ -20,7 +20,7 @@ pub(super) fn publish<T: Tables>(
     state: &mut State<'_, T>,
     command: &Command,
 ) -> Result<Outcome, Stop> {
-    let Op::Publish { ino, base, body, size, mtime, holder } = &command.op else {
+    let Op::Publish { ino, base, body, size, mtime, holder, stored_len } = &command.op else {
         return Err(Refusal::Invalid.into());
     };
     let inode = state.inode(*ino)?;
@@ -45,6 +45,7 @@ pub(super) fn publish<T: Tables>(
     state.change_inode(*ino, |inode| {
         inode.size = *size;
         inode.valid_len = body_len.min(*size);
+        inode.stored_len = inode.valid_len.min(*stored_len);
         // Nothing of the body is visible: keep no reference to it.
         let (body, holder) = match inode.valid_len {
             0 => (Body::Empty, None),

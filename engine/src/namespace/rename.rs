@@ -6,7 +6,7 @@ use super::inode::FileType;
 use super::state::State;
 use super::tables::{Tables, TablesError};
 use super::unlink::{check_empty_directory, drop_directory, drop_link};
-use crate::command::{Command, Name, Op, RenameHow};
+use crate::command::{Command, Kind, Name, Op, RenameHow};
 use crate::ids::Ino;
 use crate::outcome::{Outcome, Refusal};
 use crate::time::Timestamp;
@@ -130,7 +130,8 @@ fn exchange<T: Tables>(
     settle(state, to.parent, from.parent, target, time)
 }
 
-/// Stamps the moved inode; a directory gets its new parent, and its `..` is counted there.
+/// Stamps the moved inode; a file gets its new home, a directory its new parent, where its `..`
+/// is counted.
 fn settle<T: Tables>(
     state: &mut State<'_, T>,
     from_parent: Ino,
@@ -140,8 +141,10 @@ fn settle<T: Tables>(
 ) -> Result<(), Stop> {
     state.change_inode(moved.ino, |inode| {
         inode.ctime = time;
-        if let Some(directory) = &mut inode.directory {
-            directory.parent = to_parent;
+        match &mut inode.directory {
+            Some(directory) => directory.parent = to_parent,
+            None if inode.kind == Kind::File => inode.home = to_parent,
+            None => {}
         }
     })?;
     if is_directory(moved) && from_parent != to_parent {

@@ -76,6 +76,8 @@ fn resize(inode: &mut Inode, size: u64, gsn: crate::ids::Gsn) {
     }
     inode.size = size;
     inode.valid_len = inode.valid_len.min(size);
+    // Which of the stored bytes went is not known here: at most what is visible is left.
+    inode.stored_len = inode.stored_len.min(inode.valid_len);
     if inode.valid_len == 0 {
         inode.body = Body::Empty;
         inode.holder = None;

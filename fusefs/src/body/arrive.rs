@@ -132,6 +132,7 @@ impl BodyService {
 
     /// From the apply thread: the agreement, and the files whose content it changed.
     pub(super) fn note_applied(&self, gsn: Gsn, contents: Vec<Ino>) {
+        self.applied.send_replace(gsn);
         let mut wants = self.wants.lock();
         wants.told = wants.told.max(gsn);
         if contents.is_empty() {
@@ -321,7 +322,7 @@ impl BodyService {
         }
     }
 
-    fn fetched(&self, want: &Want, result: Result<bool, BodyError>) {
+    pub(super) fn fetched(&self, want: &Want, result: Result<bool, BodyError>) {
         let here = result.unwrap_or_else(|error| {
             tracing::warn!(body = %want.id, %error, "a body could not be stored");
             false
@@ -336,6 +337,7 @@ impl BodyService {
         drop(wants);
         self.held_changed.notify_waiters();
         self.wants_changed.notify_one();
+        self.body_arrived.notify_waiters();
     }
 
     /// The task that tells the cluster how far this node holds its bodies.

@@ -138,6 +138,7 @@ impl BodyService {
             } else if state.top.as_ref().is_some_and(|top| top.layer.id() == layer) {
                 aside.extend(state.top.take().map(|top| top.layer.id()));
             }
+            state.given_up = aside.last().copied().or(state.given_up);
         }
         for layer in aside {
             tracing::error!(ino = %body.ino, layer = layer.0, "what was written is put aside");

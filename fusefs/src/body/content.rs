@@ -19,6 +19,8 @@ pub struct Content {
     pub valid_len: u64,
     /// Bytes of the file.
     pub size: u64,
+    /// Bytes of the body that are stored; the rest are holes.
+    pub stored_len: u64,
 }
 
 /// A layer that does not change any more, with what it lies over.
@@ -65,6 +67,7 @@ impl Content {
             // The tables promise both; a reader must not depend on it.
             valid_len: inode.valid_len.min(stored).min(inode.size),
             size: inode.size,
+            stored_len: inode.stored_len,
         }
     }
 
@@ -101,6 +104,14 @@ impl Below {
         }
     }
 
+    /// Bytes that are stored, as far as is known without looking.
+    pub fn stored_len(&self) -> u64 {
+        match self {
+            Below::Content(content) => content.stored_len.min(content.valid_len),
+            Below::Frozen(frozen) => frozen.stored_len(),
+        }
+    }
+
     /// As [`Content::plan`].
     pub fn plan(&self, range: Range<u64>, plan: &mut Vec<Segment>) {
         match self {
@@ -111,6 +122,11 @@ impl Below {
 }
 
 impl Frozen {
+    /// As [`Below::stored_len`].
+    pub fn stored_len(&self) -> u64 {
+        self.layer.allocated(self.below.stored_len.min(self.below.valid_len))
+    }
+
     /// As [`Content::plan`].
     pub fn plan(&self, range: Range<u64>, plan: &mut Vec<Segment>) {
         plan_layer(&self.layer, &|range, plan| self.below.plan(range, plan), range, plan);
@@ -128,6 +144,9 @@ pub fn plan_layer(
         match piece.source {
             Source::Below => below(piece.range, plan),
             Source::Zero => plan.push(Segment { range: piece.range, from: From::Zero }),
+            Source::Shared(id, len) => {
+                plan.push(Segment { range: piece.range, from: From::Body(id, len) });
+            }
             Source::Here => {
                 let from = match layer.data() {
                     Data::Memory(bytes) => From::Memory(Arc::clone(bytes)),
@@ -173,13 +192,23 @@ mod tests {
 
     #[test]
     fn a_truncated_version_reads_zeros_behind_what_is_valid() {
-        let content = Content { body: Body::Inline(b"abcdef".to_vec()), valid_len: 3, size: 8 };
+        let content = Content {
+            body: Body::Inline(b"abcdef".to_vec()),
+            valid_len: 3,
+            size: 8,
+            stored_len: 6,
+        };
         assert_eq!(read(&Below::Content(content)), b"abc\0\0\0\0\0");
     }
 
     #[test]
     fn layers_show_what_lies_below_them() {
-        let below = Content { body: Body::Inline(b"abcdef".to_vec()), valid_len: 6, size: 6 };
+        let below = Content {
+            body: Body::Inline(b"abcdef".to_vec()),
+            valid_len: 6,
+            size: 6,
+            stored_len: 6,
+        };
         let mut layer = Layer::over(LayerId(1), 6, 6, &MemoryBudget::default());
         layer.write_memory(1, b"XY");
         layer.truncate(5, true);

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use engine::ids::BodyId;
 use minicbor::{Decode, Encode};
 
 /// Where the bytes of a range are read.
@@ -18,6 +19,9 @@ pub enum Source {
     Zero,
     /// In what this layer was put on, at the same offset.
     Below,
+    /// In another file's sealed body of this many bytes, at the same offset: copied without
+    /// copying.
+    Shared(BodyId, u64),
 }
 
 /// A range with one source.
@@ -45,7 +49,29 @@ struct Extent {
     #[n(0)]
     end: u64,
     #[n(1)]
-    zero: bool,
+    what: What,
+}
+
+/// What a range that was set is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+enum What {
+    #[n(0)]
+    Here,
+    #[n(1)]
+    Zero,
+    /// A sealed body, and its bytes.
+    #[n(2)]
+    Shared(#[n(0)] BodyId, #[n(1)] u64),
+}
+
+impl From<What> for Source {
+    fn from(what: What) -> Source {
+        match what {
+            What::Here => Source::Here,
+            What::Zero => Source::Zero,
+            What::Shared(id, len) => Source::Shared(id, len),
+        }
+    }
 }
 
 impl Extents {
@@ -61,12 +87,18 @@ impl Extents {
 
     /// The range was written into this layer.
     pub fn write(&mut self, range: Range<u64>) {
-        self.put(range, false);
+        self.put(range, What::Here);
     }
 
     /// The range became zeros.
     pub fn zero(&mut self, range: Range<u64>) {
-        self.put(range, true);
+        self.put(range, What::Zero);
+    }
+
+    /// The range became that of a sealed body of `len` bytes.
+    pub fn share(&mut self, range: Range<u64>, id: BodyId, len: u64) {
+        assert!(range.end <= len, "only what a body has can be shared");
+        self.put(range, What::Shared(id, len));
     }
 
     /// The file was cut to `size` bytes: nothing at or above is seen again.
@@ -90,8 +122,7 @@ impl Extents {
             self.unset(at, start.min(range.end), &mut pieces);
             let piece = start.max(range.start)..extent.end.min(range.end);
             at = piece.end;
-            let source = if extent.zero { Source::Zero } else { Source::Here };
-            pieces.push(Piece { range: piece, source });
+            pieces.push(Piece { range: piece, source: extent.what.into() });
         }
         self.unset(at, range.end, &mut pieces);
         pieces
@@ -100,12 +131,13 @@ impl Extents {
     /// True if all of `range` was written into this layer, by one extent.
     pub fn is_written(&self, range: Range<u64>) -> bool {
         let extent = self.set.range(..=range.start).next_back();
-        extent.is_some_and(|(_, extent)| !extent.zero && range.end <= extent.end)
+        extent.is_some_and(|(_, extent)| extent.what == What::Here && range.end <= extent.end)
     }
 
-    /// True if no byte below `size` comes from below this layer.
-    pub fn hides_below(&self, size: u64) -> bool {
-        self.pieces(0..size).iter().all(|piece| piece.source != Source::Below)
+    /// True if every byte below `size` is this layer's own: neither from below nor another's.
+    pub fn is_whole(&self, size: u64) -> bool {
+        let own = |piece: &Piece| matches!(piece.source, Source::Here | Source::Zero);
+        self.pieces(0..size).iter().all(own)
     }
 
     /// Number of extents.
@@ -119,7 +151,11 @@ impl Extents {
     pub fn is_sound(&self) -> bool {
         let mut at = None;
         self.set.iter().all(|(&start, extent)| {
-            let sound = start < extent.end && at.is_none_or(|end| end <= start);
+            let is_in_body = match extent.what {
+                What::Shared(_, len) => extent.end <= len,
+                What::Here | What::Zero => true,
+            };
+            let sound = start < extent.end && at.is_none_or(|end| end <= start) && is_in_body;
             at = Some(extent.end);
             sound
         })
@@ -144,7 +180,7 @@ impl Extents {
         }
     }
 
-    fn put(&mut self, range: Range<u64>, zero: bool) {
+    fn put(&mut self, range: Range<u64>, what: What) {
         if range.is_empty() {
             return;
         }
@@ -153,31 +189,31 @@ impl Extents {
         if let Some((&left, &extent)) = self.set.range(..start).next_back()
             && extent.end >= start
         {
-            if extent.zero == zero {
+            if extent.what == what {
                 start = left;
                 end = end.max(extent.end);
             } else {
-                self.set.insert(left, Extent { end: start, zero: !zero });
+                self.set.insert(left, Extent { end: start, ..extent });
                 if extent.end > end {
-                    self.set.insert(end, Extent { end: extent.end, zero: !zero });
+                    self.set.insert(end, extent);
                 }
             }
         }
         while let Some((&inner, &extent)) = self.set.range(start..end).next_back() {
             self.set.remove(&inner);
-            if extent.zero == zero {
+            if extent.what == what {
                 end = end.max(extent.end);
             } else if extent.end > end {
                 self.set.insert(end, extent);
             }
         }
         if let Some(&extent) = self.set.get(&end)
-            && extent.zero == zero
+            && extent.what == what
         {
             self.set.remove(&end);
             end = extent.end;
         }
-        self.set.insert(start, Extent { end, zero });
+        self.set.insert(start, Extent { end, what });
     }
 }
 
@@ -193,6 +229,7 @@ mod tests {
     enum Change {
         Write(Range<u64>),
         Zero(Range<u64>),
+        Share(Range<u64>, u8),
         Cut(u64),
     }
 
@@ -204,6 +241,7 @@ mod tests {
         prop_oneof![
             range().prop_map(Change::Write),
             range().prop_map(Change::Zero),
+            (range(), 0..2_u8).prop_map(|(range, body)| Change::Share(range, body)),
             (0..SPACE).prop_map(Change::Cut),
         ]
     }
@@ -228,6 +266,11 @@ mod tests {
                     Change::Zero(range) => {
                         extents.zero(range.clone());
                         range.for_each(|at| model[at as usize] = Source::Zero);
+                    }
+                    Change::Share(range, body) => {
+                        let id = BodyId([body; 32]);
+                        extents.share(range.clone(), id, SPACE);
+                        range.for_each(|at| model[at as usize] = Source::Shared(id, SPACE));
                     }
                     Change::Cut(size) => {
                         extents.cut(size);
@@ -256,6 +299,6 @@ mod tests {
             extents.write(at * 4096..(at + 1) * 4096);
         }
         assert_eq!(extents.count(), 1);
-        assert!(extents.hides_below(4096 * 1000));
+        assert!(extents.is_whole(4096 * 1000));
     }
 }

@@ -40,6 +40,8 @@ const STREAMS: usize = 4;
 const READ_AHEAD_BYTES: u64 = 8 << 20;
 /// Without an answer from anybody: until a peer comes up, or this long.
 const RETRY: Duration = Duration::from_millis(500);
+/// A hole this small travels as zeros, which is cheaper than another request.
+const GAP_BYTES_MAX: u64 = 64 << 10;
 /// A manifest of more is refused: 24 million chunks.
 const MANIFEST_BYTES_MAX: u64 = 1 << 30;
 
@@ -392,14 +394,14 @@ impl BodyService {
     }
 }
 
-/// Divides ascending chunks into runs that one request can ask for: without gaps, and no
-/// longer than an answer may be.
+/// Divides ascending chunks into runs that one request can ask for: with small gaps only, and
+/// no longer than an answer may be.
 fn groups(chunks: &[Chunk]) -> Vec<Vec<Chunk>> {
     let mut groups: Vec<Vec<Chunk>> = Vec::new();
     for chunk in chunks {
         if let Some(group) = groups.last_mut()
             && let (Some(first), Some(last)) = (group.first(), group.last())
-            && last.end() == chunk.offset
+            && chunk.offset - last.end() <= GAP_BYTES_MAX
             && chunk.end() - first.offset <= u64::from(CHUNK_LEN_MAX)
         {
             group.push(*chunk);
@@ -430,6 +432,8 @@ mod tests {
         let mib = 1 << 20;
         let chunks =
             [chunk(0, mib), chunk(1 << 20, 3 * mib), chunk(4 << 20, mib), chunk(6 << 20, mib)];
+        let sparse: Vec<Chunk> = (0..64).map(|at| chunk(at * 8192, 4096)).collect();
+        assert_eq!(groups(&sparse).len(), 1, "one request, not one for each page");
         let lens: Vec<usize> = groups(&chunks).iter().map(Vec::len).collect();
         assert_eq!(lens, [2, 1, 1]);
         assert!(groups(&[]).is_empty());

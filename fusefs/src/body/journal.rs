@@ -65,6 +65,8 @@ pub struct ContentRecord {
     pub valid_len: u64,
     #[n(2)]
     pub size: u64,
+    #[n(3)]
+    pub stored_len: u64,
 }
 
 #[derive(Debug, PartialEq, Eq, Encode, Decode)]
@@ -81,15 +83,15 @@ pub enum DataRecord {
 
 impl From<&Content> for ContentRecord {
     fn from(content: &Content) -> ContentRecord {
-        let Content { body, valid_len, size } = content.clone();
-        ContentRecord { body, valid_len, size }
+        let Content { body, valid_len, size, stored_len } = content.clone();
+        ContentRecord { body, valid_len, size, stored_len }
     }
 }
 
 impl From<ContentRecord> for Content {
     fn from(record: ContentRecord) -> Content {
-        let ContentRecord { body, valid_len, size } = record;
-        Content { body, valid_len, size }
+        let ContentRecord { body, valid_len, size, stored_len } = record;
+        Content { body, valid_len, size, stored_len }
     }
 }
 
@@ -383,6 +385,7 @@ mod tests {
                 body: Body::Inline(b"abcdefghi".to_vec()),
                 valid_len: 9,
                 size: 9,
+                stored_len: 9,
             }),
         };
         let key = [20u64.to_be_bytes(), 18u64.to_be_bytes()].concat();

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use engine::ids::BodyId;
 use store::bodies::Stage;
 use store::{Store, StoreError};
 
@@ -24,6 +25,8 @@ pub struct Layer {
     extents: Extents,
     data: Data,
     size: u64,
+    /// What fallocate(2) asked room for, written or not. It lasts until the layer is sealed.
+    reserved: Extents,
     /// The file may have bytes where the extents say that there are zeros.
     stray: bool,
     /// Size or extents changed since [`Layer::shape_is_journaled`].
@@ -99,6 +102,7 @@ impl Layer {
             extents: Extents::over(below),
             data: Data::Memory(Arc::default()),
             size,
+            reserved: Extents::default(),
             stray: false,
             reshaped: true,
             memory: MemoryUse { budget: budget.clone(), bytes: 0 },
@@ -114,7 +118,16 @@ impl Layer {
         budget: &MemoryBudget,
     ) -> Layer {
         let memory = MemoryUse { budget: budget.clone(), bytes: 0 };
-        let mut layer = Layer { id, extents, data, size, stray: true, reshaped: false, memory };
+        let mut layer = Layer {
+            id,
+            extents,
+            data,
+            size,
+            reserved: Extents::default(),
+            stray: true,
+            reshaped: false,
+            memory,
+        };
         layer.memory.set(layer.memory_bytes());
         layer
     }
@@ -147,7 +160,7 @@ impl Layer {
     /// extents call zeros are zeros (or holes) in the file too.
     pub fn whole_file(&self) -> Option<&Arc<StageFile>> {
         match &self.data {
-            Data::File(file) if !self.stray && self.extents.hides_below(self.size) => Some(file),
+            Data::File(file) if !self.stray && self.extents.is_whole(self.size) => Some(file),
             _ => None,
         }
     }
@@ -197,6 +210,7 @@ impl Layer {
     pub fn truncate(&mut self, size: u64, file_is_cut: bool) {
         self.reshaped = true;
         self.extents.cut(size);
+        self.reserved.cut(size);
         self.size = size;
         match &mut self.data {
             Data::Memory(memory) if memory.len() as u64 > size => {
@@ -210,6 +224,9 @@ impl Layer {
     /// `start..end` are zeros from now on. The caller punches the layer's own file too, with
     /// `file_is_punched`.
     pub fn zero(&mut self, start: u64, end: u64, file_is_punched: bool) {
+        if self.has_reserve() {
+            self.reserved.zero(start..end);
+        }
         let end = end.min(self.size);
         if start >= end {
             return;
@@ -244,12 +261,44 @@ impl Layer {
         self.reshaped = false;
     }
 
-    /// Allocated by this layer and what lies below, in units of 512 bytes.
-    pub fn blocks(&self) -> u64 {
-        let pieces = self.extents.pieces(0..self.size);
-        let data = pieces.iter().filter(|piece| piece.source != Source::Zero);
-        data.map(|piece| (piece.range.end - piece.range.start).div_ceil(512)).sum()
+    /// There is room for `start..end`, also beyond the end of the file.
+    pub fn reserve(&mut self, start: u64, end: u64) {
+        self.reserved.write(start..end);
     }
+
+    /// True if room was asked for and may not have been written.
+    pub fn has_reserve(&self) -> bool {
+        self.reserved != Extents::default()
+    }
+
+    /// `start..end` is what a sealed body of `len` bytes has there.
+    pub fn share(&mut self, start: u64, end: u64, id: BodyId, len: u64) {
+        self.reshaped = true;
+        self.extents.share(start..end, id, len);
+        self.size = self.size.max(end);
+    }
+
+    /// Bytes allocated by this layer and by what lies below it, of which `below` are stored.
+    pub fn allocated(&self, below: u64) -> u64 {
+        let (mut own, mut shown) = (0, 0);
+        for piece in self.extents.pieces(0..self.size) {
+            let len = piece.range.end - piece.range.start;
+            match piece.source {
+                Source::Here | Source::Shared(..) => own += len,
+                Source::Below => shown += len,
+                Source::Zero => own += covered(&self.reserved, piece.range),
+            }
+        }
+        // Which of the bytes below are holes is not known here.
+        own + shown.min(below) + covered(&self.reserved, self.size..u64::MAX)
+    }
+}
+
+/// Bytes of `range` that the map has.
+fn covered(map: &Extents, range: std::ops::Range<u64>) -> u64 {
+    let pieces = map.pieces(range);
+    let here = pieces.iter().filter(|piece| piece.source == Source::Here);
+    here.map(|piece| piece.range.end - piece.range.start).sum()
 }
 
 impl StageFile {

@@ -28,10 +28,12 @@ mod arrive;
 mod arriving;
 mod conflict;
 mod content;
+mod copy;
 mod counters;
 mod error;
 mod extents;
 mod fetch;
+mod holes;
 mod journal;
 mod layer;
 mod publish;
@@ -41,6 +43,7 @@ mod recall;
 mod restore;
 mod seal;
 mod sealed;
+mod secure;
 mod serve;
 mod source;
 mod stage;
@@ -59,7 +62,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use engine::chunking::ContentKey;
-use engine::ids::{Ino, VolumeId};
+use engine::ids::{Gsn, Ino, VolumeId};
 use engine::namespace::Inode;
 use engine::time::Timestamp;
 use parking_lot::Mutex;
@@ -84,8 +87,9 @@ use self::state::Stages;
 use self::status::MembersCache;
 use self::table::Table;
 use crate::ops::ports::{
-    Bodies, BodyError, Done, Handle, LocalAttr, ReadDone, Residence, Ring, Space,
+    Bodies, BodyError, Demand, Done, Handle, LocalAttr, ReadDone, Residence, Ring, Space,
 };
+use crate::ops::rules::Durability;
 
 /// What the service works with.
 pub struct Config<P> {
@@ -99,6 +103,8 @@ pub struct Config<P> {
     pub seal_age: Duration,
     /// How long a reader waits for bytes that nobody gives.
     pub fetch_timeout: Duration,
+    /// How long a call waits for others where its directory says that it fails then.
+    pub op_timeout: Duration,
 }
 
 /// The bodies of one volume on this node.
@@ -121,6 +127,10 @@ pub struct BodyService {
     /// What this node holds may reach farther now.
     held_changed: Notify,
     peers_changed: Notify,
+    /// Told when a body was fetched completely.
+    body_arrived: Notify,
+    /// What the apply thread told last.
+    applied: watch::Sender<Gsn>,
     arrivals: Arrivals,
     reputation: Reputation,
     members: MembersCache,
@@ -135,6 +145,7 @@ struct Settings {
     volume: VolumeId,
     seal_age: Duration,
     fetch_timeout: Duration,
+    op_timeout: Duration,
 }
 
 /// Tells tasks to end.
@@ -150,7 +161,8 @@ impl BodyService {
     /// # Errors
     /// When the tables or the journal cannot be read.
     pub fn start<P: Peers + 'static>(config: Config<P>) -> Result<Arc<BodyService>, StoreError> {
-        let Config { volume, store, ring, wire, runtime, seal_age, fetch_timeout } = config;
+        let Config { volume, store, ring, wire, runtime, seal_age, fetch_timeout, op_timeout } =
+            config;
         let key = ring.view().volume_key().map_err(|error| StoreError::Damaged {
             what: "the tables".into(),
             detail: error.to_string(),
@@ -158,7 +170,7 @@ impl BodyService {
         let (settled, news) = channel();
         let service = Arc::new_cyclic(|this| BodyService {
             this: this.clone(),
-            settings: Settings { volume, seal_age, fetch_timeout },
+            settings: Settings { volume, seal_age, fetch_timeout, op_timeout },
             // Ids of this start are above those of the starts before.
             stages: Stages::after(LayerId(store.boot() << LAYER_BITS)),
             store,
@@ -174,6 +186,8 @@ impl BodyService {
             wants_changed: Notify::new(),
             held_changed: Notify::new(),
             peers_changed: Notify::new(),
+            body_arrived: Notify::new(),
+            applied: watch::Sender::new(Gsn(0)),
             arrivals: Arrivals::default(),
             reputation: Reputation::default(),
             members: MembersCache::default(),
@@ -348,8 +362,23 @@ impl Bodies for BodyService {
         done(self.fallocate_body(handle, offset, len, mode));
     }
 
-    fn fsync(&self, ino: Ino, data_only: bool, done: Done<(), BodyError>) {
-        self.arc().in_background(move |service| service.fsync_body(ino, data_only), done);
+    fn fsync(&self, ino: Ino, data_only: bool, demand: Demand, done: Done<(), BodyError>) {
+        let service = self.arc();
+        let local = move |service: &BodyService| service.fsync_body(ino, data_only);
+        if demand.durability == Durability::Local {
+            return service.in_background(local, done);
+        }
+        let waiting = Arc::clone(&service);
+        service.in_background(
+            local,
+            Box::new(move |synced| match synced {
+                Err(error) => done(Err(error)),
+                Ok(()) => {
+                    let runtime = waiting.runtime.clone();
+                    runtime.spawn(async move { done(waiting.secure(ino, demand).await) });
+                }
+            }),
+        );
     }
 
     fn flush(&self, handle: Handle, done: Done<(), BodyError>) {
@@ -365,8 +394,12 @@ impl Bodies for BodyService {
         self.release_body(handle);
     }
 
-    fn seek(&self, handle: Handle, offset: u64, hole: bool) -> Result<u64, BodyError> {
-        self.seek_body(handle, offset, hole)
+    fn seek(&self, handle: Handle, offset: u64, hole: bool, done: Done<u64, BodyError>) {
+        self.arc().seek_handle(handle, offset, hole, done);
+    }
+
+    fn copy(&self, from: (Handle, u64), to: (Handle, u64), len: u64, done: Done<u64, BodyError>) {
+        self.arc().copy_handle(from, to, len, done);
     }
 
     fn local_attr(&self, ino: Ino) -> Option<LocalAttr> {

@@ -48,6 +48,7 @@ impl BodyService {
             size: content.size,
             mtime: sealing.mtime,
             holder: self.ring.me(),
+            stored_len: content.stored_len,
         };
         sealing.step = Step::Proposed;
         let (news, layer) = (self.settled.clone(), sealing.frozen.layer.id());
@@ -136,7 +137,11 @@ impl BodyService {
                     sealing.step = Step::Stored;
                     again = Some(AGAIN);
                 }
-                Err(ProposeError::NoQuorum { .. } | ProposeError::Interrupted) => {
+                Err(
+                    ProposeError::NoQuorum { .. }
+                    | ProposeError::Interrupted
+                    | ProposeError::ReadOnly,
+                ) => {
                     sealing.step = Step::Unanswered;
                     again = Some(AGAIN);
                 }
@@ -185,6 +190,9 @@ impl BodyService {
             && state.sealing_of(layer).is_some()
         {
             ended = state.give_up_sealing();
+            if !is_outlived {
+                state.given_up = Some(layer);
+            }
             if !state.is_staged()
                 && let Some(inode) = &current
             {

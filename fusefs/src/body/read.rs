@@ -110,6 +110,21 @@ impl BodyService {
         }
     }
 
+    /// Reads a plan that is known to be on this node.
+    ///
+    /// # Errors
+    /// [`BodyError::Damaged`] if it is not.
+    pub(super) fn read_here(&self, plan: &[Segment]) -> Result<Vec<u8>, BodyError> {
+        let mut bytes = vec![0; plan_len(plan)];
+        match self.fill_here(plan, &mut bytes) {
+            Ok(()) => Ok(bytes),
+            Err(NotRead::Failed(error)) => Err(error),
+            Err(NotRead::Missing) => {
+                Err(BodyError::Damaged("what was fetched was lost again".into()))
+            }
+        }
+    }
+
     /// Reads a plan from what is on this node.
     fn fill_here(&self, plan: &[Segment], bytes: &mut [u8]) -> Result<(), NotRead> {
         fill(plan, bytes, &|id, offset, part| {

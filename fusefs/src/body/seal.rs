@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use engine::chunking::{Average, Chunk, Chunker, Manifest};
 use engine::command::Body;
 use engine::ids::BodyId;
+use rustix::fs::FallocateFlags;
 use store::bodies::{SMALL_BODY_MAX_BYTES, Seal, SmallBody, Stage, StageState};
 use store::{LocalBatch, StoreError};
 
@@ -17,9 +18,11 @@ use super::BodyService;
 use super::content::{Content, From, Frozen, Segment, fill};
 use super::error::stored;
 use super::fetch::Remote;
+use super::holes::{HOLE_BYTES_MIN, data_end, hole_bytes_min, is_hole};
 use super::layer::{Data, StageFile};
 use super::state::{Step, Task};
 use super::table::OpenBody;
+use crate::ops::ports::BodyError;
 
 /// Files that one worker takes at once: their syncs are shared.
 const BATCH_COUNT_MAX: usize = 128;
@@ -27,8 +30,6 @@ const BATCH_COUNT_MAX: usize = 128;
 const BATCH_BYTES_MAX: usize = 16 << 20;
 /// Bytes read and hashed at a time.
 const PIECE_BYTES: u64 = 1 << 20;
-/// Zeros of at least this length are a hole of the body; shorter ones are not worth a border.
-const HOLE_BYTES_MIN: u64 = 64 << 10;
 /// After no room or an unreachable holder.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -54,6 +55,12 @@ enum NotSealed {
     /// Old bytes that show through are not on this node.
     Missing(BodyId, u64, Range<u64>),
     Failed(StoreError),
+}
+
+impl std::convert::From<BodyError> for NotSealed {
+    fn from(error: BodyError) -> NotSealed {
+        NotSealed::Failed(StoreError::Invalid(error.to_string()))
+    }
 }
 
 impl std::convert::From<StoreError> for NotSealed {
@@ -117,71 +124,67 @@ impl BodyService {
         let size = frozen.layer.size();
         let mut plan = Vec::new();
         frozen.plan(0..size, &mut plan);
-        if plan.iter().all(|segment| matches!(segment.from, From::Zero)) {
-            return Ok((Content { body: Body::Empty, valid_len: 0, size }, None, None));
+        let mut plan = self.split_holes(plan)?.plan;
+        // Zeros at the end need no body: they follow from the size.
+        let len = data_end(&plan);
+        plan.retain(|segment| segment.range.start < len);
+        if len == 0 {
+            let content = Content { body: Body::Empty, valid_len: 0, size, stored_len: 0 };
+            return Ok((content, None, None));
         }
-        if size <= SMALL_BODY_MAX_BYTES {
-            let bytes = self.read_plan(&plan)?;
-            return Ok(self.prepare_small(bytes));
+        let hole_bytes_min = hole_bytes_min(&plan);
+        if len <= SMALL_BODY_MAX_BYTES {
+            return self.prepare_small(&plan, len, size);
         }
-        let plan = self.split_holes(plan)?;
-        let manifest = self.find_chunks(&plan, size)?;
+        let manifest = self.find_chunks(&plan, len, hole_bytes_min)?;
         let id = self.key.body_id(&manifest);
-        let content = Content { body: Body::Sealed { id, len: size }, valid_len: size, size };
+        let content = sealed(id, &manifest, size);
         let (stage, made) = match frozen.layer.whole_file() {
-            Some(file) => (file.stage().id(), None),
+            Some(file) => {
+                strip(file, &frozen.layer, &plan, len)?;
+                (file.stage().id(), None)
+            }
             None if self.holds(id) => return Ok((content, None, None)),
             None => {
-                let made = self.copy(body, &plan, size)?;
+                let made = self.copy(body, &plan, len)?;
                 (made.stage().id(), Some(made))
             }
         };
         Ok((content, Some(Seal::Stage { id, manifest, stage }), made))
     }
 
-    /// A small body is one chunk, so that its id alone verifies it.
-    fn prepare_small(&self, bytes: Vec<u8>) -> (Content, Option<Seal>, Option<StageFile>) {
-        let size = bytes.len() as u64;
+    /// A small body without holes is one chunk, so that its id alone verifies it.
+    fn prepare_small(
+        &self,
+        plan: &[Segment],
+        len: u64,
+        size: u64,
+    ) -> Result<(Content, Option<Seal>, Option<StageFile>), NotSealed> {
+        let bytes = self.read_plan(plan)?;
         if bytes.len() <= Body::INLINE_MAX_BYTES {
-            return (Content { body: Body::Inline(bytes), valid_len: size, size }, None, None);
+            let content =
+                Content { body: Body::Inline(bytes), valid_len: len, size, stored_len: len };
+            return Ok((content, None, None));
         }
-        let id = BodyId(self.key.chunk_id(&bytes).0);
-        let manifest = Manifest::of_one_chunk(id, size).expect("a small body fits a chunk");
-        let small = SmallBody { id, manifest, bytes };
-        let content = Content { body: Body::Sealed { id, len: size }, valid_len: size, size };
-        (content, Some(Seal::Small { body: small, stage: None }), None)
-    }
-
-    /// Shows the holes of sealed bodies as zeros, so that a sparse file stays one.
-    fn split_holes(&self, plan: Vec<Segment>) -> Result<Vec<Segment>, StoreError> {
-        let mut split = Vec::with_capacity(plan.len());
-        for segment in plan {
-            let manifest = match segment.from {
-                From::Body(id, _) => self.store.bodies().manifest(id)?,
-                _ => None,
-            };
-            let Some(manifest) = manifest else {
-                split.push(segment);
-                continue;
-            };
-            let Range { start: mut at, end } = segment.range;
-            for chunk in manifest.overlapping(at, end - at) {
-                if at < chunk.offset {
-                    split.push(Segment { range: at..chunk.offset, from: From::Zero });
-                }
-                let part = at.max(chunk.offset)..end.min(chunk.end());
-                at = part.end;
-                split.push(Segment { range: part, from: segment.from.clone() });
-            }
-            if at < end {
-                split.push(Segment { range: at..end, from: From::Zero });
-            }
-        }
-        Ok(merge(split))
+        let manifest = if plan.iter().any(|segment| is_hole(segment, HOLE_BYTES_MIN)) {
+            self.find_chunks(plan, len, HOLE_BYTES_MIN)?
+        } else {
+            let id = BodyId(self.key.chunk_id(&bytes).0);
+            Manifest::of_one_chunk(id, len).expect("a small body fits a chunk")
+        };
+        let id = self.key.body_id(&manifest);
+        let content = sealed(id, &manifest, size);
+        let body = SmallBody { id, manifest, bytes };
+        Ok((content, Some(Seal::Small { body, stage: None }), None))
     }
 
     /// Finds the chunks of a plan.
-    fn find_chunks(&self, plan: &[Segment], size: u64) -> Result<Manifest, NotSealed> {
+    fn find_chunks(
+        &self,
+        plan: &[Segment],
+        size: u64,
+        hole_bytes_min: u64,
+    ) -> Result<Manifest, NotSealed> {
         let mut chunks = Vec::new();
         let mut chunker = Chunker::new(Average::of_body(size));
         let mut emit = |offset: u64, bytes: &[u8]| {
@@ -192,7 +195,9 @@ impl BodyService {
         for segment in plan {
             let Range { start, end } = segment.range;
             match &segment.from {
-                From::Zero if end - start >= HOLE_BYTES_MIN => chunker.hole(end - start, &mut emit),
+                From::Zero if is_hole(segment, hole_bytes_min) => {
+                    chunker.hole(end - start, &mut emit);
+                }
                 From::Body(id, _) => {
                     let mut at = start;
                     for chunk in self.whole_chunks(*id, start..end)? {
@@ -217,8 +222,8 @@ impl BodyService {
 
     /// The chunks of a body that lie in `range` with all of their bytes, if its manifest is
     /// here.
-    fn whole_chunks(&self, id: BodyId, range: Range<u64>) -> Result<Vec<Chunk>, StoreError> {
-        let Some(manifest) = self.store.bodies().manifest(id)? else { return Ok(Vec::new()) };
+    fn whole_chunks(&self, id: BodyId, range: Range<u64>) -> Result<Vec<Chunk>, NotSealed> {
+        let Some(manifest) = self.manifest_here(id)? else { return Ok(Vec::new()) };
         let chunks = manifest.overlapping(range.start, range.end - range.start).iter();
         Ok(chunks
             .filter(|chunk| range.start <= chunk.offset && chunk.end() <= range.end)
@@ -400,20 +405,35 @@ impl BodyService {
     }
 }
 
-/// Joins neighbours that read the same body.
-fn merge(split: Vec<Segment>) -> Vec<Segment> {
-    let mut merged: Vec<Segment> = Vec::with_capacity(split.len());
-    for segment in split {
-        match (merged.last_mut(), &segment.from) {
-            (Some(Segment { range, from: From::Body(last, _) }), From::Body(id, _))
-                if last == id && range.end == segment.range.start =>
-            {
-                range.end = segment.range.end;
-            }
-            _ => merged.push(segment),
-        }
+fn sealed(id: BodyId, manifest: &Manifest, size: u64) -> Content {
+    let len = manifest.len();
+    let stored_len = manifest.stored_len();
+    Content { body: Body::Sealed { id, len }, valid_len: len, size, stored_len }
+}
+
+/// Takes from a stage what the container must not have: bytes behind the body, and room that
+/// was asked for and never written.
+fn strip(
+    file: &StageFile,
+    layer: &super::layer::Layer,
+    plan: &[Segment],
+    len: u64,
+) -> Result<(), StoreError> {
+    let stage = file.stage();
+    if stage.len()? > len {
+        stage.set_len(len)?;
     }
-    merged
+    if !layer.has_reserve() {
+        return Ok(());
+    }
+    for Segment { range: Range { start, end }, .. } in
+        plan.iter().filter(|segment| is_hole(segment, HOLE_BYTES_MIN))
+    {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        // Where the filesystem cannot, the room stays taken; the bytes are zeros either way.
+        let _ = rustix::fs::fallocate(stage.file(), flags, *start, end - start);
+    }
+    Ok(())
 }
 
 /// Copies in the kernel, sharing blocks where the filesystem can. Gives how far it came.

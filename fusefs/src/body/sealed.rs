@@ -1,6 +1,7 @@
 //! Sealed bodies on this node: whether one is here, and reading from it.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use engine::chunking::Manifest;
 use engine::ids::BodyId;
@@ -17,14 +18,22 @@ use crate::ops::ports::BodyError;
 pub struct SealedBodies {
     open: Cache<BodyId, OpenBody>,
     damaged: Mutex<HashSet<BodyId>>,
+    /// Chunks of bodies whose holes were asked for lately.
+    manifests: Cache<BodyId, Arc<Manifest>>,
 }
 
 /// Open files and, for packed bodies, at most 128 KiB of memory each: 32 MiB at the worst.
 const OPEN_MAX: usize = 256;
+/// Of 44 bytes for each chunk.
+const MANIFESTS_MAX: usize = 16;
 
 impl Default for SealedBodies {
     fn default() -> SealedBodies {
-        SealedBodies { open: Cache::new(OPEN_MAX), damaged: Mutex::default() }
+        SealedBodies {
+            open: Cache::new(OPEN_MAX),
+            damaged: Mutex::default(),
+            manifests: Cache::new(MANIFESTS_MAX),
+        }
     }
 }
 
@@ -86,18 +95,24 @@ impl BodyService {
             }
             Ok(None) => Ok(None),
             Err(error @ StoreError::DamagedBody { .. }) => {
-                tracing::error!(%id, error = %error.chain(), "a local body is damaged");
-                self.counters.damaged.add(1);
-                self.sealed.damaged.lock().insert(id);
+                self.note_damage(id, &error);
                 Ok(None)
             }
             Err(error) => Err(stored(error)),
         }
     }
 
+    /// Another node's copy takes this one's place.
+    fn note_damage(&self, id: BodyId, error: &StoreError) {
+        tracing::error!(%id, error = %error.chain(), "a local body is damaged");
+        self.counters.damaged.add(1);
+        self.sealed.damaged.lock().insert(id);
+    }
+
     /// A good copy of the body was stored.
     pub(super) fn repaired(&self, id: BodyId) {
         self.sealed.open.remove(&id);
+        self.sealed.manifests.remove(&id);
         self.sealed.damaged.lock().remove(&id);
     }
 
@@ -111,13 +126,24 @@ impl BodyService {
     }
 
     /// The chunks of a body that is here or arriving.
-    pub(super) fn manifest_here(&self, id: BodyId) -> Result<Option<Manifest>, BodyError> {
-        if self.holds(id)
-            && let Some(manifest) = self.store.bodies().manifest(id).map_err(stored)?
-        {
+    pub(super) fn manifest_here(&self, id: BodyId) -> Result<Option<Arc<Manifest>>, BodyError> {
+        if !self.holds(id) {
+            let part = self.store.bodies().part_of(id).map_err(stored)?;
+            return Ok(part.map(|part| Arc::new(part.manifest().clone())));
+        }
+        if let Some(manifest) = self.sealed.manifests.get(&id) {
             return Ok(Some(manifest));
         }
-        let part = self.store.bodies().part_of(id).map_err(stored)?;
-        Ok(part.map(|part| part.manifest().clone()))
+        let manifest = match self.store.bodies().manifest(id) {
+            Ok(Some(manifest)) => Arc::new(manifest),
+            Ok(None) => return Ok(None),
+            Err(error @ StoreError::DamagedBody { .. }) => {
+                self.note_damage(id, &error);
+                return Ok(None);
+            }
+            Err(error) => return Err(stored(error)),
+        };
+        self.sealed.manifests.insert(id, Arc::clone(&manifest));
+        Ok(Some(manifest))
     }
 }

@@ -8,8 +8,8 @@ use engine::ids::{BodyId, NodeId};
 use engine::placement::Placement;
 use wire::{Ask, PeerInfo, RefusedCode, Request, Response, Serving};
 
-use super::BodyService;
 use super::want::SMALL_BYTES_MAX;
+use super::{BodyService, secure};
 
 impl BodyService {
     /// Answers another node's question about bodies.
@@ -19,6 +19,17 @@ impl BodyService {
                 return match self.recall(ino).await {
                     Ok(gsn) => Response::At(gsn),
                     Err(error) => Response::refused(RefusedCode::Failed, error.to_string()),
+                };
+            }
+            if let Ask::Hold { ino, version, body, len } = request.ask {
+                if !self.may_have(from.node) {
+                    return Response::refused(RefusedCode::Forbidden, "not a member");
+                }
+                let remote = body.map(|id| secure::remote(id, len, version, from.node));
+                return match self.hold(ino, request.applied, remote).await {
+                    Ok(Some(gsn)) => Response::At(gsn),
+                    Ok(None) => Response::refused(RefusedCode::Busy, "not here yet"),
+                    Err(error) => failed(error),
                 };
             }
             let answer = tokio::task::spawn_blocking(move || self.answer(&from, request.ask));

@@ -3,6 +3,7 @@
 //! Each lands in the file's top layer; nothing here waits for chunking, hashing, the network
 //! or old bytes.
 
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -14,12 +15,11 @@ use rustix::fs::FallocateFlags;
 use store::bodies::StageState;
 
 use super::BodyService;
-use super::content::From;
 use super::error::{stored, tables, written_to_disk};
 use super::layer::{Data, Layer, MEMORY_BYTES_MAX, StageFile};
 use super::queue::due_by_age;
 use super::state::{Sealing, State, Token, Top};
-use super::table::OpenBody;
+use super::table::{OpenBody, OpenHandle};
 use crate::ops::ports::{BodyError, Handle};
 
 impl BodyService {
@@ -81,6 +81,17 @@ impl BodyService {
         if !open.write {
             return Err(BodyError::BadHandle);
         }
+        self.write_to(&open, offset, data, append)
+    }
+
+    /// Writes through a handle that may write.
+    pub(super) fn write_to(
+        &self,
+        open: &OpenHandle,
+        offset: u64,
+        data: &[u8],
+        append: bool,
+    ) -> Result<u32, BodyError> {
         let body = &*open.body;
         let len = u32::try_from(data.len()).map_err(|_| BodyError::Invalid)?;
         let _writing = body.writing.lock();
@@ -172,28 +183,24 @@ impl BodyService {
         let end = end_of(offset, len)?;
         let body = &*open.body;
         let _writing = body.writing.lock();
-        let data = {
+        let room = {
             let mut state = body.state(&*self.ring, &self.stages, None)?;
             self.check_token(body.ino, &mut state)?;
-            if !change.zero {
+            if change.reserve {
                 self.admit(len)?;
             }
             self.change(body.ino, &mut state).data().clone()
         };
+        // Room can only be kept in a file of the layer's own.
+        let data = match room {
+            Data::Memory(_) if change.reserve && end > MEMORY_BYTES_MAX => {
+                Data::File(self.file_for(body, room)?)
+            }
+            room => room,
+        };
         let mut done_in_file = false;
         if let Data::File(file) = &data {
-            let mut flags = FallocateFlags::KEEP_SIZE;
-            if change.zero {
-                flags |= FallocateFlags::PUNCH_HOLE;
-            }
-            match rustix::fs::fallocate(file.stage().file().as_fd(), flags, offset, len) {
-                Ok(()) => done_in_file = true,
-                // Only the reservation is lost: the filesystem below has none.
-                Err(rustix::io::Errno::OPNOTSUPP) => {}
-                // Zeros are in the extents whether or not the space below is given back.
-                Err(_) if change.zero => {}
-                Err(error) => return Err(written_to_disk(error.into())),
-            }
+            done_in_file = change.run(file.stage().file(), offset, len)?;
         }
         let mut state = body.state(&*self.ring, &self.stages, None)?;
         let top = self.change(body.ino, &mut state);
@@ -203,28 +210,30 @@ impl BodyService {
         if change.zero {
             top.zero(offset, end, done_in_file);
         }
+        if change.reserve {
+            top.reserve(offset, end);
+        }
         Ok(())
     }
 
-    pub(super) fn seek_body(
-        &self,
-        handle: Handle,
-        offset: u64,
-        hole: bool,
-    ) -> Result<u64, BodyError> {
-        let open = self.table.handle(handle)?;
-        let state = open.body.state(&*self.ring, &self.stages, None)?;
-        let size = state.size();
-        if offset >= size {
-            return Err(BodyError::NoData);
-        }
-        let plan = state.plan(offset..size);
-        let found = plan.iter().find(|segment| matches!(segment.from, From::Zero) == hole);
-        match found {
-            Some(segment) => Ok(segment.range.start),
-            None if hole => Ok(size),
-            None => Err(BodyError::NoData),
-        }
+    /// `start..end` become a hole; the file is at least `end` bytes long.
+    pub(super) fn punch(&self, body: &OpenBody, start: u64, end: u64) -> Result<(), BodyError> {
+        let _writing = body.writing.lock();
+        let data = {
+            let mut state = body.state(&*self.ring, &self.stages, None)?;
+            self.check_token(body.ino, &mut state)?;
+            self.change(body.ino, &mut state).data().clone()
+        };
+        let punch = Fallocate { zero: true, reserve: false, keep_size: true };
+        let done_in_file = match &data {
+            Data::File(file) => punch.run(file.stage().file(), start, end - start)?,
+            Data::Memory(_) => false,
+        };
+        let mut state = body.state(&*self.ring, &self.stages, None)?;
+        let top = self.change(body.ino, &mut state);
+        top.extend(end);
+        top.zero(start, end, done_in_file);
+        Ok(())
     }
 
     pub(super) fn release_body(&self, handle: Handle) {
@@ -258,7 +267,7 @@ impl BodyService {
 
     /// The layer to change, with its times set to now. The first change of a layer makes its
     /// file due for a seal by age.
-    fn change<'a>(&self, ino: Ino, state: &'a mut State) -> &'a mut Layer {
+    pub(super) fn change<'a>(&self, ino: Ino, state: &'a mut State) -> &'a mut Layer {
         let is_first = state.top.is_none();
         let (gone, last_seal) = (state.gone, state.last_seal);
         let top = state.top(self.ring.now());
@@ -305,7 +314,10 @@ impl BodyService {
 
 /// What a mode of fallocate(2) asks for.
 struct Fallocate {
+    /// The range reads as zeros.
     zero: bool,
+    /// There is room for the range.
+    reserve: bool,
     keep_size: bool,
 }
 
@@ -318,17 +330,38 @@ impl Fallocate {
         let keep_size = flags.contains(FallocateFlags::KEEP_SIZE);
         let what = flags - FallocateFlags::KEEP_SIZE;
         if what.is_empty() {
-            Ok(Fallocate { zero: false, keep_size })
-        } else if what == FallocateFlags::ZERO_RANGE
-            || what == FallocateFlags::PUNCH_HOLE && keep_size
-        {
-            Ok(Fallocate { zero: true, keep_size })
+            Ok(Fallocate { zero: false, reserve: true, keep_size })
+        } else if what == FallocateFlags::ZERO_RANGE {
+            Ok(Fallocate { zero: true, reserve: true, keep_size })
+        } else if what == FallocateFlags::PUNCH_HOLE && keep_size {
+            Ok(Fallocate { zero: true, reserve: false, keep_size })
         } else {
             Err(BodyError::Unsupported)
         }
     }
+
+    /// Does it to a layer's file, whose length says nothing. True if zeros are zeros there.
+    fn run(&self, file: &File, offset: u64, len: u64) -> Result<bool, BodyError> {
+        let run = |flags: FallocateFlags| {
+            let flags = flags | FallocateFlags::KEEP_SIZE;
+            rustix::fs::fallocate(file.as_fd(), flags, offset, len)
+        };
+        let zeros =
+            if self.reserve { FallocateFlags::ZERO_RANGE } else { FallocateFlags::PUNCH_HOLE };
+        match run(if self.zero { zeros } else { FallocateFlags::empty() }) {
+            Ok(()) => Ok(self.zero),
+            // Only the reservation is lost: the filesystem below has none.
+            Err(rustix::io::Errno::OPNOTSUPP) if self.reserve && self.zero => {
+                Ok(run(FallocateFlags::PUNCH_HOLE).is_ok())
+            }
+            Err(rustix::io::Errno::OPNOTSUPP) => Ok(false),
+            // Zeros are in the extents whether or not the space below is given back.
+            Err(_) if !self.reserve => Ok(false),
+            Err(error) => Err(written_to_disk(error.into())),
+        }
+    }
 }
 
-fn end_of(offset: u64, len: u64) -> Result<u64, BodyError> {
+pub(super) fn end_of(offset: u64, len: u64) -> Result<u64, BodyError> {
     offset.checked_add(len).filter(|end| *end <= FILE_SIZE_MAX).ok_or(BodyError::TooLarge)
 }

@@ -38,6 +38,8 @@ pub struct State {
     pub gone: bool,
     /// An error of background work, to be told once.
     pub failed: Option<BodyError>,
+    /// The last layer that was taken back: refused by the order, or not to be believed.
+    pub given_up: Option<LayerId>,
     /// When the last seal ended and how long it took, so that a file that stays open is not
     /// sealed all the time.
     pub last_seal: Option<(Instant, Duration)>,
@@ -172,6 +174,7 @@ impl State {
             writers: 0,
             gone: false,
             failed: None,
+            given_up: None,
             last_seal: None,
             stages,
         }
@@ -243,20 +246,22 @@ impl State {
     }
 
     pub fn attr(&self) -> Option<LocalAttr> {
-        let (size, blocks, mtime, ctime) = match (&self.top, &self.sealing) {
-            (Some(top), _) => (top.layer.size(), top.layer.blocks(), top.mtime, top.ctime),
+        let (size, allocated, mtime, ctime) = match (&self.top, &self.sealing) {
+            (Some(top), _) => {
+                let allocated = top.layer.allocated(self.below().stored_len());
+                (top.layer.size(), allocated, top.mtime, top.ctime)
+            }
             (None, Some(sealing)) => {
                 let layer = &sealing.frozen.layer;
-                (layer.size(), layer.blocks(), sealing.mtime, sealing.ctime)
+                (layer.size(), sealing.frozen.stored_len(), sealing.mtime, sealing.ctime)
             }
             (None, None) if self.gone => {
                 let content = &self.base.content;
-                let blocks = content.valid_len.div_ceil(512);
-                (content.size, blocks, self.base.mtime, self.base.ctime)
+                (content.size, content.stored_len, self.base.mtime, self.base.ctime)
             }
             (None, None) => return None,
         };
-        Some(LocalAttr { size, blocks, mtime, ctime })
+        Some(LocalAttr { size, blocks: allocated.div_ceil(512), mtime, ctime })
     }
 
     /// Sets the mtime that will be published, if there is something that is not proposed yet.
@@ -380,7 +385,7 @@ mod tests {
 
     fn inline(bytes: &[u8]) -> Content {
         let size = bytes.len() as u64;
-        Content { body: Body::Inline(bytes.to_vec()), valid_len: size, size }
+        Content { body: Body::Inline(bytes.to_vec()), valid_len: size, size, stored_len: size }
     }
 
     fn staged(text: &[u8]) -> State {
@@ -407,6 +412,8 @@ mod tests {
             version: Version(version),
             body: content.body.clone(),
             valid_len: content.valid_len,
+            stored_len: content.stored_len,
+            home: engine::ids::Ino::ROOT,
             writer: None,
             holder: None,
             directory: None,

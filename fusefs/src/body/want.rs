@@ -177,6 +177,19 @@ impl WantList {
         Some(entry.want.clone())
     }
 
+    /// Takes this version of a file to fetch, unless somebody is at it.
+    pub fn take_this(&mut self, ino: Ino, id: BodyId) -> Option<Want> {
+        let mut entry = self.wants.remove(&ino)?;
+        let taken = (entry.want.id == id && !entry.fetching).then(|| {
+            self.unqueue(&entry, ino);
+            entry.fetching = true;
+            entry.not_before = None;
+            entry.want.clone()
+        });
+        self.wants.insert(ino, entry);
+        taken
+    }
+
     /// Takes small ones that one node published, in order, for one question: at most
     /// `count_max` with at most `bytes_max` together (but at least one).
     pub fn take_small(&mut self, count_max: usize, bytes_max: u64, now: Instant) -> Vec<Want> {
@@ -338,6 +351,23 @@ mod tests {
         assert_eq!(order(&mut list), [1]);
         list.failed(&first, now);
         assert!(list.take(true, now + RETRY_MAX).is_some());
+    }
+
+    #[test]
+    fn one_that_somebody_waits_for_is_taken_once() {
+        let mut list = list(100);
+        list.add(want(1, 1, 1 << 30));
+        list.add(want(2, 2, 1 << 30));
+        let now = Instant::now();
+        let first = list.take(false, now).expect("ready");
+        assert_eq!(list.take_this(Ino(1), first.id), None, "it is being fetched");
+        list.failed(&first, now);
+        assert_eq!(list.take_this(Ino(1), first.id), Some(first.clone()), "it need not wait");
+        assert_eq!(list.take_this(Ino(1), first.id), None);
+        assert_eq!(list.take_this(Ino(2), first.id), None, "another version");
+        assert_eq!(order(&mut list), [2]);
+        list.done(&first);
+        assert!(!list.contains(Ino(1)));
     }
 
     #[test]

@@ -53,6 +53,11 @@ pub const KEYS: &[Key] = &[
         help: "how long a reader waits for bytes that no reachable node has, before EIO",
     },
     Key {
+        name: "op_timeout_ms",
+        kind: KeyKind::Number,
+        help: "how long calls wait for a majority where a directory says partition=error",
+    },
+    Key {
         name: "overrides",
         kind: KeyKind::Addresses,
         help: "node name = address to use instead of the agreed one (relays)",

@@ -45,6 +45,8 @@ pub struct Settings {
     pub seal_age_ms: u64,
     /// How long a reader waits for bytes that no reachable node has, before EIO.
     pub fetch_timeout_ms: u64,
+    /// How long calls wait for a majority below directories whose rule is `partition=error`.
+    pub op_timeout_ms: u64,
     /// Node name -> address to use instead of the agreed one: for links that go through a
     /// relay, such as the demo's WAN emulator.
     pub overrides: BTreeMap<String, SocketAddr>,
@@ -81,6 +83,7 @@ impl Default for Settings {
             log: "info".to_owned(),
             seal_age_ms: 5_000,
             fetch_timeout_ms: 30_000,
+            op_timeout_ms: 30_000,
             overrides: BTreeMap::new(),
         }
     }
@@ -105,6 +108,10 @@ impl Settings {
 
     pub fn seal_age(&self) -> Duration {
         Duration::from_millis(self.seal_age_ms)
+    }
+
+    pub fn op_timeout(&self) -> Duration {
+        Duration::from_millis(self.op_timeout_ms)
     }
 
     pub fn fetch_timeout(&self) -> Duration {

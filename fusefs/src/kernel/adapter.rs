@@ -14,10 +14,10 @@ use std::time::SystemTime;
 use engine::command::{Cred, Kind, Name, RenameHow, XattrHow};
 use engine::ids::Ino;
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::Kernel;
@@ -258,7 +258,7 @@ impl Filesystem for Adapter {
         self.fs().link(caller(req), ino, parent, name, done);
     }
 
-    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let write = writes(flags.0);
         let truncate = flags.0 & libc::O_TRUNC != 0;
         let (fs, ino) = (Arc::clone(self.fs()), Ino(ino.0));
@@ -266,7 +266,7 @@ impl Filesystem for Adapter {
             Ok(handle) => reply.opened(FileHandle(handle.0), open_flags(write)),
             Err(e) => reply.error(errno(&e)),
         });
-        fs.open(ino, write, truncate, done);
+        fs.open(caller(req), ino, write, truncate, done);
     }
 
     fn create(
@@ -323,7 +323,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -348,7 +348,7 @@ impl Filesystem for Adapter {
             }
             Err(e) => reply.error(errno(&e)),
         });
-        self.fs().write(ino, Handle(fh.0), offset, data, append, done);
+        self.fs().write(caller(req), ino, Handle(fh.0), offset, data, append, done);
     }
 
     fn flush(&self, _: &Request, _: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
@@ -369,8 +369,8 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.fs().fsync(Ino(ino.0), datasync, empty(reply));
+    fn fsync(&self, req: &Request, ino: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.fs().fsync(caller(req), Ino(ino.0), datasync, empty(reply));
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -465,7 +465,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -474,7 +474,8 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (ino, handle) = (Ino(ino.0), Handle(fh.0));
-        self.fs().fallocate(ino, handle, offset, length, mode as u32, empty(reply));
+        let mode = mode as u32;
+        self.fs().fallocate(caller(req), ino, handle, offset, length, mode, empty(reply));
     }
 
     fn lseek(
@@ -493,10 +494,32 @@ impl Filesystem for Adapter {
             _ => return reply.error(Errno::EINVAL),
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-        match self.fs().seek(Handle(fh.0), offset, hole) {
+        let done: FsDone<u64> = Box::new(move |found| match found {
             Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
             Err(e) => reply.error(errno(&e)),
-        }
+        });
+        self.fs().seek(Handle(fh.0), offset, hole, done);
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        _: INodeNo,
+        from: FileHandle,
+        from_offset: u64,
+        to_ino: INodeNo,
+        to: FileHandle,
+        to_offset: u64,
+        len: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let (from, to) = ((Handle(from.0), from_offset), (Handle(to.0), to_offset));
+        let done: FsDone<u64> = Box::new(move |copied| match copied {
+            Ok(copied) => reply.written(u32::try_from(copied).expect("a call copies less")),
+            Err(e) => reply.error(errno(&e)),
+        });
+        self.fs().copy(caller(req), from, Ino(to_ino.0), to, len, done);
     }
 }
 

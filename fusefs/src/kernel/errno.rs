@@ -78,6 +78,7 @@ fn of_order(error: &ProposeError) -> Errno {
     match error {
         // Why not EIO: a retry can succeed.
         ProposeError::NoQuorum { .. } => Errno::ETIMEDOUT,
+        ProposeError::ReadOnly => Errno::EROFS,
         ProposeError::Interrupted => Errno::EINTR,
         ProposeError::Stopping => Errno::ESHUTDOWN,
         ProposeError::Broken(_) => Errno::EIO,

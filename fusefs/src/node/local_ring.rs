@@ -14,9 +14,11 @@ use wire::{Ask, Request, Response, Wire};
 
 use super::clock;
 use super::inodes::InodeNumbers;
-use super::proposals::Proposals;
+use super::proposals::{Limits, Proposals, subject};
 use super::pulse::Pulse;
+use super::signals;
 use crate::ops::ports::{Caller, Done, ProposeError, Ring, SharedTables, View};
+use crate::ops::rules::{Partition, Rule};
 
 pub struct LocalRing {
     pub me: NodeId,
@@ -27,6 +29,8 @@ pub struct LocalRing {
     pub proposals: Arc<Proposals>,
     pub inodes: Arc<InodeNumbers>,
     pub runtime: Handle,
+    /// For directories whose rule is [`Partition::Error`].
+    pub op_timeout: Duration,
 }
 
 /// Sealing a large file takes its holder a while; the caller asks again after that.
@@ -75,7 +79,22 @@ impl Ring for LocalRing {
     }
 
     fn propose(&self, caller: Caller, op: Op, done: Done<Outcome, ProposeError>) {
+        if caller.task.is_some()
+            && Ring::is_cut_off(self)
+            && let Some(ino) = subject(&op)
+            && self.partition(ino) == Partition::ReadOnly
+        {
+            return done(Err(ProposeError::ReadOnly));
+        }
         self.proposals.propose(caller, op, done);
+    }
+
+    fn is_interrupted(&self, caller: Caller) -> bool {
+        caller.task.is_some_and(signals::is_pending)
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.pulse.ring().is_some_and(|ring| !ring.quorum)
     }
 
     fn recall(&self, holder: NodeId, ino: Ino, done: Done<(), ProposeError>) {
@@ -97,5 +116,20 @@ impl Ring for LocalRing {
             };
             done(result);
         });
+    }
+}
+
+impl Limits for LocalRing {
+    fn op_timeout(&self) -> Duration {
+        self.op_timeout
+    }
+
+    fn is_cut_off(&self) -> bool {
+        Ring::is_cut_off(self)
+    }
+
+    fn partition(&self, ino: Ino) -> Partition {
+        // What cannot be looked up waits.
+        Partition::of(&self.view(), ino).unwrap_or_default()
     }
 }

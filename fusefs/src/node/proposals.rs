@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use engine::command::{Command, Op};
-use engine::ids::{NodeId, OpId};
+use engine::ids::{Ino, NodeId, OpId};
 use engine::outcome::Outcome;
 use parking_lot::Mutex;
 
@@ -13,6 +13,7 @@ use super::clock;
 use super::driver::Event;
 use super::signals;
 use crate::ops::ports::{Caller, Done, ProposeError};
+use crate::ops::rules::Partition;
 
 /// Gives commands their ids and remembers who waits for them. The ring proposes a command
 /// again, under its id, until it is applied, so each waiting caller is answered once.
@@ -35,6 +36,8 @@ struct Waiting {
     done: Done<Outcome, ProposeError>,
     since: Instant,
     task: Option<u32>,
+    /// Whose directory's rule says how long to wait.
+    subject: Option<Ino>,
 }
 
 /// What became of an own command's caller.
@@ -60,7 +63,8 @@ impl Proposals {
         }
         state.last_seq += 1;
         let id = OpId { origin: self.me, boot: self.boot, seq: state.last_seq };
-        let waiting = Waiting { done, since: Instant::now(), task: caller.task };
+        let (since, task, subject) = (Instant::now(), caller.task, subject(&op));
+        let waiting = Waiting { done, since, task, subject };
         state.waiting.insert(id.seq, waiting);
         // Under the lock: the sequence in the channel is the sequence of the ids.
         let _ =
@@ -86,22 +90,23 @@ impl Proposals {
         }
     }
 
-    /// Answers the callers that have waited for a while and for which a signal has come. Their
-    /// commands stay proposed: they may happen later, as if somebody else had wanted them.
-    pub fn interrupt(&self) {
+    /// Answers the callers that have waited for a while and for which a signal has come, or
+    /// whose directory's rule says that they wait no longer. Their commands stay proposed: they
+    /// may happen later, as if somebody else had wanted them.
+    pub fn interrupt(&self, limits: &dyn Limits) {
         let mut state = self.state.lock();
-        let interrupted: Vec<u64> = state
-            .waiting
-            .iter()
-            .filter(|(_, waiting)| waiting.since.elapsed() >= INTERRUPT_AFTER)
-            .filter(|(_, waiting)| waiting.task.is_some_and(signals::is_pending))
-            .map(|(seq, _)| *seq)
+        let slow = state.waiting.iter().filter(|(_, waiting)| {
+            waiting.task.is_some() && waiting.since.elapsed() >= INTERRUPT_AFTER
+        });
+        let ended: Vec<(u64, ProposeError)> =
+            slow.filter_map(|(seq, waiting)| Some((*seq, waiting.end(limits)?))).collect();
+        let ended: Vec<(Waiting, ProposeError)> = ended
+            .into_iter()
+            .filter_map(|(seq, error)| Some((state.waiting.remove(&seq)?, error)))
             .collect();
-        let interrupted: Vec<Waiting> =
-            interrupted.iter().filter_map(|seq| state.waiting.remove(seq)).collect();
         drop(state);
-        for waiting in interrupted {
-            (waiting.done)(Err(ProposeError::Interrupted));
+        for (waiting, error) in ended {
+            (waiting.done)(Err(error));
         }
     }
 
@@ -114,6 +119,55 @@ impl Proposals {
         for (_, waiting) in waiting {
             (waiting.done)(Err(error.clone()));
         }
+    }
+}
+
+impl Waiting {
+    /// Why it does not wait any longer, if it doesn't.
+    fn end(&self, limits: &dyn Limits) -> Option<ProposeError> {
+        if self.task.is_some_and(signals::is_pending) {
+            return Some(ProposeError::Interrupted);
+        }
+        let waited = self.since.elapsed();
+        let is_late = waited >= limits.op_timeout();
+        if !is_late && !limits.is_cut_off() {
+            return None;
+        }
+        match limits.partition(self.subject?) {
+            Partition::ReadOnly if limits.is_cut_off() => Some(ProposeError::ReadOnly),
+            Partition::Error if is_late => {
+                let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+                Some(ProposeError::NoQuorum { waited_ms })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// How long callers wait.
+pub trait Limits {
+    fn op_timeout(&self) -> Duration;
+    /// Whether no majority can be reached.
+    fn is_cut_off(&self) -> bool;
+    /// The rule for an inode.
+    fn partition(&self, ino: Ino) -> Partition;
+}
+
+/// Whose rule a caller's command follows: the directory that it changes, or the inode.
+pub fn subject(op: &Op) -> Option<Ino> {
+    match op {
+        Op::Make { parent, .. }
+        | Op::Link { parent, .. }
+        | Op::Unlink { parent, .. }
+        | Op::Rmdir { parent, .. }
+        | Op::Rename { to_parent: parent, .. } => Some(*parent),
+        Op::SetAttr { ino, .. }
+        | Op::SetXattr { ino, .. }
+        | Op::RemoveXattr { ino, .. }
+        | Op::Publish { ino, .. }
+        | Op::TakeToken { ino, .. }
+        | Op::ReleaseToken { ino, .. } => Some(*ino),
+        _ => None,
     }
 }
 

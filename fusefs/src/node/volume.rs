@@ -94,7 +94,7 @@ impl Volume {
         let pulse = Arc::new(Pulse::new(recovered.header.clone(), hash));
         let (events, event_queue) = channel();
         let proposals = Arc::new(Proposals::new(me, boot, events.clone()));
-        let ring: Arc<dyn Ring> = Arc::new(LocalRing {
+        let local = Arc::new(LocalRing {
             me,
             volume: id,
             store: store.clone(),
@@ -103,7 +103,9 @@ impl Volume {
             proposals: proposals.clone(),
             inodes: inodes.clone(),
             runtime: Handle::current(),
+            op_timeout: settings.op_timeout(),
         });
+        let ring: Arc<dyn Ring> = local.clone();
         let bodies = BodyService::start(crate::body::Config {
             volume: id,
             store: store.clone(),
@@ -112,6 +114,7 @@ impl Volume {
             runtime: Handle::current(),
             seal_age: settings.seal_age(),
             fetch_timeout: settings.fetch_timeout(),
+            op_timeout: settings.op_timeout(),
         })
         .map_err(failed)?;
         let mounts = Arc::new(Mounts::new(ring.clone(), bodies.clone()));
@@ -178,7 +181,7 @@ impl Volume {
             Promoter { ring: ring.clone(), pulse: pulse.clone(), events: events.clone() };
         let tasks = vec![
             tokio::spawn(promoter.run()),
-            tokio::spawn(interrupt(proposals.clone())),
+            tokio::spawn(interrupt(proposals.clone(), local)),
             tokio::spawn(fall_silent(pulse.clone(), proposals.clone(), events.clone())),
         ];
         Ok(Arc::new(Volume {
@@ -228,6 +231,7 @@ impl Volume {
             | Ask::Read { .. }
             | Ask::Small { .. }
             | Ask::Which { .. }
+            | Ask::Hold { .. }
             | Ask::Recall { .. } => self.bodies.clone().serve(from, request).await,
             Ask::Checkpoint { gsn, after } => self.checkpoints.serve(gsn, after).await,
             Ask::Barrier => Response::At(self.pulse.applied()),
@@ -315,12 +319,12 @@ async fn fall_silent(pulse: Arc<Pulse>, proposals: Arc<Proposals>, events: Sende
 }
 
 /// The kernel does not tell of signals (fuser refuses FUSE_INTERRUPT), so look for them.
-async fn interrupt(proposals: Arc<Proposals>) {
+async fn interrupt(proposals: Arc<Proposals>, limits: Arc<LocalRing>) {
     let mut ticks = tokio::time::interval(INTERRUPT_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        proposals.interrupt();
+        proposals.interrupt(&*limits);
     }
 }
 

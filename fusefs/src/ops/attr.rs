@@ -59,7 +59,7 @@ impl Attr {
             },
             size: inode.size,
             blocks: match inode.kind {
-                Kind::File => inode.valid_len.div_ceil(BLOCK_BYTES),
+                Kind::File => inode.stored_len.div_ceil(BLOCK_BYTES),
                 Kind::Directory => inode.size.div_ceil(BLOCK_BYTES),
                 _ => 0,
             },

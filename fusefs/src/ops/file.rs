@@ -1,4 +1,4 @@
-//! Open files: open, read, write, fallocate, lseek, fsync, flush, release.
+//! Open files: open, read, write, fallocate, copy, lseek, fsync, flush, release.
 
 use std::sync::Arc;
 
@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 
 use super::error::FsError;
 use super::fs::{Fs, FsDone};
-use super::ports::{BodyError, Done, Handle};
+use super::ports::{BodyError, Caller, Demand, Done, Handle, ProposeError};
+use super::rules::{Durability, Partition, Rule};
 use super::token::{Attempt, Patience};
 
 /// What a write did.
@@ -22,12 +23,19 @@ pub struct Written {
 
 impl Fs {
     /// Opens a regular file.
-    pub fn open(self: &Arc<Self>, ino: Ino, write: bool, truncate: bool, done: FsDone<Handle>) {
+    pub fn open(
+        self: &Arc<Self>,
+        caller: Caller,
+        ino: Ino,
+        write: bool,
+        truncate: bool,
+        done: FsDone<Handle>,
+    ) {
         match self.try_open(ino, write, truncate) {
             Err(FsError::Body(BodyError::NeedsToken(_))) => {
                 let attempt: Attempt<Handle> =
                     Arc::new(move |fs, done| done(fs.try_open(ino, write, truncate)));
-                self.token_then(ino, Patience::new(), attempt, done);
+                self.token_then(ino, Patience::new(caller), attempt, done);
             }
             result => done(result),
         }
@@ -35,6 +43,12 @@ impl Fs {
 
     fn try_open(&self, ino: Ino, write: bool, truncate: bool) -> Result<Handle, FsError> {
         let inode = self.record(ino)?;
+        if write && self.ring.is_cut_off() && inode.nlink > 0 {
+            let partition = Partition::of(&self.ring.view(), ino)?;
+            if partition == Partition::ReadOnly {
+                return Err(ProposeError::ReadOnly.into());
+            }
+        }
         match inode.kind {
             Kind::File => Ok(self.bodies.open(ino, &inode, write, truncate)?),
             Kind::Directory => Err(FsError::IsDirectory(ino)),
@@ -58,6 +72,7 @@ impl Fs {
     /// Writes `data` at `offset`, or at the end with `append`.
     pub fn write(
         self: &Arc<Self>,
+        caller: Caller,
         ino: Ino,
         handle: Handle,
         offset: u64,
@@ -86,12 +101,13 @@ impl Fs {
             });
             fs.bodies.write(handle, offset, &data, append, written);
         });
-        self.token_then(ino, Patience::new(), attempt, done);
+        self.token_then(ino, Patience::new(caller), attempt, done);
     }
 
     /// fallocate(2); `mode` holds its flags.
     pub fn fallocate(
         self: &Arc<Self>,
+        caller: Caller,
         ino: Ino,
         handle: Handle,
         offset: u64,
@@ -102,19 +118,43 @@ impl Fs {
         let attempt: Attempt<()> = Arc::new(move |fs, done| {
             fs.bodies.fallocate(handle, offset, len, mode, body_done(done));
         });
-        self.with_token(ino, Patience::new(), attempt, done);
+        self.with_token(ino, Patience::new(caller), attempt, done);
     }
 
-    /// lseek(2) with SEEK_DATA, or SEEK_HOLE with `hole`.
-    ///
-    /// # Errors
-    /// [`BodyError::NoData`] beyond the last data.
-    pub fn seek(&self, handle: Handle, offset: u64, hole: bool) -> Result<u64, FsError> {
-        Ok(self.bodies.seek(handle, offset, hole)?)
+    /// lseek(2) with SEEK_DATA, or SEEK_HOLE with `hole`. Fails with [`BodyError::NoData`]
+    /// beyond the last data.
+    pub fn seek(&self, handle: Handle, offset: u64, hole: bool, done: FsDone<u64>) {
+        self.bodies.seek(handle, offset, hole, body_done(done));
     }
 
-    pub fn fsync(&self, ino: Ino, data_only: bool, done: FsDone<()>) {
-        self.bodies.fsync(ino, data_only, body_done(done));
+    /// copy_file_range(2) between two handles, each with its offset; the target is `ino`.
+    pub fn copy(
+        self: &Arc<Self>,
+        caller: Caller,
+        from: (Handle, u64),
+        ino: Ino,
+        to: (Handle, u64),
+        len: u64,
+        done: FsDone<u64>,
+    ) {
+        let attempt: Attempt<u64> = Arc::new(move |fs, done| {
+            fs.bodies.copy(from, to, len, body_done(done));
+        });
+        self.with_token(ino, Patience::new(caller), attempt, done);
+    }
+
+    /// fsync(2), as durable as the file's directory says.
+    pub fn fsync(&self, caller: Caller, ino: Ino, data_only: bool, done: FsDone<()>) {
+        let view = self.ring.view();
+        let rules = Durability::of(&view, ino)
+            .and_then(|durability| Ok((durability, Partition::of(&view, ino)?)));
+        match rules {
+            Ok((durability, partition)) => {
+                let demand = Demand { durability, partition, caller };
+                self.bodies.fsync(ino, data_only, demand, body_done(done));
+            }
+            Err(error) => done(Err(error.into())),
+        }
     }
 
     pub fn flush(&self, handle: Handle, done: FsDone<()>) {

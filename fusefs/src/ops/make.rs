@@ -54,7 +54,7 @@ impl Fs {
     ) {
         let (fs, ino) = (Arc::clone(self), new.ino);
         let made: FsDone<()> = Box::new(move |result| match result {
-            Ok(()) => fs.open(ino, true, false, done),
+            Ok(()) => fs.open(caller, ino, true, false, done),
             Err(FsError::Refused(Refusal::Exists)) if !exclusive => done(Err(FsError::Overtaken)),
             Err(e) => done(Err(e)),
         });

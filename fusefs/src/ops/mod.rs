@@ -5,7 +5,7 @@
 //! answer through a callback, never by waiting.
 //!
 //! Reading order: [`ports`] (what this needs from the rest), [`Fs`], `attr`, `lookup`, `make`,
-//! `names`, `setattr`, `file`, `token`, `xattr`, `orphans`.
+//! `names`, `setattr`, `file`, `token`, `xattr`, `rules`, `orphans`.
 
 mod attr;
 mod error;
@@ -16,6 +16,7 @@ mod make;
 mod names;
 mod orphans;
 pub mod ports;
+pub mod rules;
 mod setattr;
 mod token;
 mod xattr;

@@ -15,6 +15,8 @@ use engine::namespace::{Inode, Touched};
 use engine::outcome::Outcome;
 use engine::time::Timestamp;
 
+use super::rules::{Durability, Partition};
+
 /// Tables behind one pointer, so that a view is one type over RocksDB and over memory.
 #[derive(Clone)]
 pub struct SharedTables(pub Arc<dyn Tables + Send + Sync>);
@@ -67,6 +69,16 @@ pub trait Ring: Send + Sync {
     /// runs when the holder says so, or with an error when it could not be asked or did not
     /// answer in time; the caller then takes the token again, which shows what became of it.
     fn recall(&self, holder: NodeId, ino: Ino, done: Done<(), ProposeError>);
+
+    /// Whether a signal has come for who waits.
+    fn is_interrupted(&self, _: Caller) -> bool {
+        false
+    }
+
+    /// Whether this node knows that it cannot reach a majority.
+    fn is_cut_off(&self) -> bool {
+        false
+    }
 }
 
 /// Who wants an operation and waits for it.
@@ -88,6 +100,9 @@ impl Caller {
 pub enum ProposeError {
     #[error("no majority of the ring answered within {waited_ms} ms")]
     NoQuorum { waited_ms: u64 },
+    /// The directory's rule: no waiting.
+    #[error("no majority of the ring can be reached, and the directory is read-only then")]
+    ReadOnly,
     #[error("a signal came while the operation waited; it may still happen")]
     Interrupted,
     #[error("this node is stopping")]
@@ -190,9 +205,9 @@ pub trait Bodies: Send + Sync {
         done: Done<(), BodyError>,
     );
 
-    /// Makes the bytes and, unless `data_only`, size and times durable as the file's
-    /// durability rule says. Also without a handle's own writes: it is the file's.
-    fn fsync(&self, ino: Ino, data_only: bool, done: Done<(), BodyError>);
+    /// Makes the bytes and, unless `data_only`, size and times durable as demanded. Also without
+    /// a handle's own writes: it is the file's.
+    fn fsync(&self, ino: Ino, data_only: bool, demand: Demand, done: Done<(), BodyError>);
 
     /// A file descriptor of `handle` was closed (close(2) waits for this). Reports errors of
     /// earlier background writes of this file once.
@@ -201,11 +216,14 @@ pub trait Bodies: Send + Sync {
     /// The last use of `handle` (mappings too) is over. The seal follows in the background.
     fn release(&self, handle: Handle);
 
-    /// lseek(2) with SEEK_DATA (`hole` false) or SEEK_HOLE.
-    ///
-    /// # Errors
+    /// lseek(2) with SEEK_DATA (`hole` false) or SEEK_HOLE. `done` fails with
     /// [`BodyError::NoData`] beyond the last data, or at or beyond the end.
-    fn seek(&self, handle: Handle, offset: u64, hole: bool) -> Result<u64, BodyError>;
+    fn seek(&self, handle: Handle, offset: u64, hole: bool, done: Done<u64, BodyError>);
+
+    /// copy_file_range(2): copies up to `len` bytes between two handles' files, each with the
+    /// offset there, and gives how many; 0 only at the end of the source. What can be shared is
+    /// not copied.
+    fn copy(&self, from: (Handle, u64), to: (Handle, u64), len: u64, done: Done<u64, BodyError>);
 
     /// Size and times while a stage is newer than the agreed inode, or the orphan's.
     fn local_attr(&self, ino: Ino) -> Option<LocalAttr>;
@@ -219,6 +237,15 @@ pub trait Bodies: Send + Sync {
 
 /// Gets the bytes of a read; they are copied to the kernel before it returns.
 pub type ReadDone = Box<dyn FnOnce(Result<&[u8], BodyError>) + Send>;
+
+/// How durable an fsync has to make a file, and how long it may wait for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Demand {
+    pub durability: Durability,
+    pub partition: Partition,
+    /// Whose signals end the wait.
+    pub caller: Caller,
+}
 
 /// What a stage says about its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -70,7 +70,7 @@ impl Fs {
             Ok(false) => fs.set_rest(caller, ino, set, done),
             Err(e) => done(Err(e)),
         });
-        self.with_token(ino, Patience::new(), attempt, truncated);
+        self.with_token(ino, Patience::new(caller), attempt, truncated);
     }
 
     /// Sets what the stage has not taken already.
@@ -94,7 +94,7 @@ impl Fs {
             Err(FsError::Refused(Refusal::NotFound)) if fs.set_pinned(ino, &set) => done(Ok(())),
             result => done(result),
         });
-        self.agree_recalling(caller, ino, op, Patience::new(), expect_done(agreed));
+        self.agree_recalling(caller, ino, op, Patience::new(caller), expect_done(agreed));
     }
 
     /// Sets attributes of an orphan; false when `ino` is none.

@@ -17,13 +17,15 @@ use super::ports::{BodyError, Caller};
 /// How long one call goes on asking for a token that other nodes keep taking back.
 #[derive(Clone, Copy)]
 pub(super) struct Patience {
+    /// Whose signals end the waiting.
+    caller: Caller,
     began: Instant,
     attempts_left: u32,
 }
 
 impl Patience {
-    pub(super) fn new() -> Patience {
-        Patience { began: Instant::now(), attempts_left: ATTEMPTS_MAX }
+    pub(super) fn new(caller: Caller) -> Patience {
+        Patience { caller, began: Instant::now(), attempts_left: ATTEMPTS_MAX }
     }
 
     /// Counts one more attempt; `None` when there were enough.
@@ -81,7 +83,9 @@ impl Fs {
             }
             Err(e) => done(Err(e)),
         });
-        self.agree_recalling(Caller::DAEMON, ino, op, patience, expect_done(taken));
+        // The daemon's command, but this caller's wait.
+        let caller = Caller { task: patience.caller.task, ..Caller::DAEMON };
+        self.agree_recalling(caller, ino, op, patience, expect_done(taken));
     }
 
     /// Has `op` on `ino` agreed; while another node's write token stands against it, recalls

@@ -1,5 +1,6 @@
-//! Extended attributes. `user.fusion.*` are answered by the filesystem itself, can't be set,
-//! and are not listed, so that copying programs don't copy them.
+//! Extended attributes. `user.fusion.*` are answered by the filesystem itself, can't be set
+//! (but for the rules of directories), and are not listed, so that copying programs don't copy
+//! them.
 
 use engine::command::{Op, XattrHow};
 use engine::ids::Ino;
@@ -7,6 +8,7 @@ use engine::ids::Ino;
 use super::error::FsError;
 use super::fs::{Fs, FsDone};
 use super::ports::Caller;
+use super::rules::{self, Durability, Partition, Rule};
 
 impl Fs {
     /// The value of an attribute.
@@ -38,6 +40,9 @@ impl Fs {
             return Ok(list);
         }
         for name in view.xattrs(ino)? {
+            if name.starts_with(OWN_PREFIX) {
+                continue;
+            }
             list.extend_from_slice(&name);
             list.push(0);
         }
@@ -53,7 +58,7 @@ impl Fs {
         how: XattrHow,
         done: FsDone<()>,
     ) {
-        if let Err(e) = check_changeable(name) {
+        if let Err(e) = self.check_rule(ino, name, Some(value)) {
             return done(Err(e));
         }
         let op = Op::SetXattr { ino, name: name.to_vec(), value: value.to_vec(), how };
@@ -61,17 +66,44 @@ impl Fs {
     }
 
     pub fn remove_xattr(&self, caller: Caller, ino: Ino, name: &[u8], done: FsDone<()>) {
-        if let Err(e) = check_changeable(name) {
+        if let Err(e) = self.check_rule(ino, name, None) {
             return done(Err(e));
         }
         self.agree_done(caller, Op::RemoveXattr { ino, name: name.to_vec() }, done);
     }
 
+    /// Whether an attribute may be set (to `value`) or removed.
+    fn check_rule(&self, ino: Ino, name: &[u8], value: Option<&[u8]>) -> Result<(), FsError> {
+        if !rules::is_rule(name) {
+            return check_changeable(name);
+        }
+        let view = self.ring.view();
+        if !self.record_in(&view, ino)?.is_directory() {
+            return Err(FsError::ReadOnlyAttribute);
+        }
+        let Some(value) = value else { return Ok(()) };
+        if rules::check(name, value).is_some_and(|checked| checked.is_err()) {
+            return Err(FsError::Invalid);
+        }
+        // What the cluster could not keep is not promised.
+        if name == Durability::NAME
+            && let Ok(Durability::Zones(count)) = Durability::parse(value)
+            && usize::from(count) > view.zones()?.len()
+        {
+            return Err(FsError::Invalid);
+        }
+        Ok(())
+    }
+
     /// `gsn`: the agreement that changed the inode last. `zones`: who holds the bytes,
-    /// separated by spaces. `state`: what this node has of them.
+    /// separated by spaces. `state`: what this node has of them. `durability`, `partition`: the
+    /// rules that hold here.
     fn own_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
         let inode = self.record(ino)?;
+        let has_rules = inode.is_file() || inode.is_directory();
         let text = match name {
+            b"durability" if has_rules => Durability::of(&self.ring.view(), ino)?.to_string(),
+            b"partition" if has_rules => Partition::of(&self.ring.view(), ino)?.to_string(),
             b"gsn" => inode.changed.to_string(),
             b"zones" if inode.is_file() => self.bodies.residence(ino, &inode).zones.join(" "),
             b"state" if inode.is_file() => self.bodies.residence(ino, &inode).state.to_owned(),

@@ -26,11 +26,16 @@ const EXT4_GOING_FLAGS_NOLOGFLUSH: u32 = 2;
 impl FragileDisk {
     /// `None`, loudly, where this user or machine cannot mount one.
     pub fn new() -> Option<FragileDisk> {
+        FragileDisk::with_size(SIZE_BYTES)
+    }
+
+    /// As [`Self::new`], of so many bytes.
+    pub fn with_size(bytes: u64) -> Option<FragileDisk> {
         let directory = tempfile::Builder::new().prefix("fusion-disk-").tempdir();
         let disk = FragileDisk { directory: directory.expect("a temporary directory") };
         std::fs::create_dir(disk.place()).expect("a directory");
         let image = File::create_new(disk.image()).expect("an image");
-        image.set_len(SIZE_BYTES).expect("a sparse file");
+        image.set_len(bytes).expect("a sparse file");
         let made = run("mkfs.ext4", &[Path::new("-q"), Path::new("-F"), &disk.image()]);
         match made.and_then(|()| disk.mount()) {
             Ok(()) => Some(disk),

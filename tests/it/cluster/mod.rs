@@ -11,11 +11,15 @@
 mod arriving;
 mod cut_off;
 mod fragile_disk;
+mod full_disk;
+mod handles;
 mod interrupt;
 mod kill;
 mod load;
 mod power_loss;
 mod races;
+mod rules;
 mod tree_copy;
+mod turns;
 mod volumes;
 mod waiting;

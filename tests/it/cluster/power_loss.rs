@@ -81,15 +81,21 @@ fn cluster_with_fragile_z2() -> Option<(Cluster, FragileDisk)> {
         return None;
     }
     let disk = FragileDisk::new()?;
+    let cluster = cluster_with_store_on("z2", &disk)?;
+    Some((cluster, disk))
+}
+
+/// A cluster in which the store of `zone` lies on `disk`.
+pub fn cluster_with_store_on(zone: &str, disk: &FragileDisk) -> Option<Cluster> {
     let cluster = Cluster::start()?;
     cluster.demo(&["down"]).expect_ok();
-    let (store, place) = (cluster.store("z2"), disk.place().join("store"));
+    let (store, place) = (cluster.store(zone), disk.place().join("store"));
     move_directory(&store, &place);
     disk.sync();
     std::os::unix::fs::symlink(&place, &store).expect("a link in its place");
     cluster.start_missing();
     cluster.wait_for_equal_state();
-    Some((cluster, disk))
+    Some(cluster)
 }
 
 fn move_directory(from: &Path, to: &Path) {
@@ -112,7 +118,7 @@ fn lose_power(cluster: &Cluster, disk: &FragileDisk, round: usize) {
 }
 
 /// The cluster is gone before the disk: its daemon has files open there.
-fn stop(cluster: Cluster, disk: FragileDisk) {
+pub fn stop(cluster: Cluster, disk: FragileDisk) {
     drop(cluster);
     drop(disk);
 }

@@ -165,7 +165,15 @@ impl Operation {
             _ => len as u64,
         };
         let mtime = Timestamp::new(i64::from(self.value), 7);
-        Op::Publish { ino, base, body: Body::Inline(bytes), size, mtime, holder: self.node }
+        Op::Publish {
+            ino,
+            base,
+            body: Body::Inline(bytes),
+            size,
+            mtime,
+            holder: self.node,
+            stored_len: size,
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use engine::namespace::{Inode, Touched};
 use engine::outcome::{Outcome, Refusal};
 use engine::time::Timestamp;
 use fusefs::ops::ports::{
-    Bodies, BodyError, Done, Handle, LocalAttr, OnApplied, Origin, ProposeError, ReadDone,
+    Bodies, BodyError, Demand, Done, Handle, LocalAttr, OnApplied, Origin, ProposeError, ReadDone,
     Residence, Ring, Space,
 };
 
@@ -137,7 +137,15 @@ fn publish(
         _ => Body::Sealed { id: BodyId([1; 32]), len },
     };
     drop(guard);
-    let op = Op::Publish { ino, base: inode.version, body, size: len, mtime, holder: HERE };
+    let op = Op::Publish {
+        ino,
+        base: inode.version,
+        body,
+        size: len,
+        mtime,
+        holder: HERE,
+        stored_len: len,
+    };
     let stage = Arc::clone(stage);
     let again = Arc::clone(&ring);
     let done = Box::new(move |result: Result<Outcome, ProposeError>| match result {
@@ -298,7 +306,7 @@ impl Bodies for FakeBodies {
         done(result);
     }
 
-    fn fsync(&self, _: Ino, _: bool, done: Done<(), BodyError>) {
+    fn fsync(&self, _: Ino, _: bool, _: Demand, done: Done<(), BodyError>) {
         done(Ok(()));
     }
 
@@ -319,13 +327,18 @@ impl Bodies for FakeBodies {
         }
     }
 
-    fn seek(&self, handle: Handle, offset: u64, hole: bool) -> Result<u64, BodyError> {
-        let opened = self.opened(handle)?;
-        let whence = if hole { libc::SEEK_HOLE } else { libc::SEEK_DATA };
-        let stage = opened.stage.lock().unwrap();
-        // Safety: plain system call on an open descriptor.
-        let found = unsafe { libc::lseek(stage.file.as_raw_fd(), offset as i64, whence) };
-        u64::try_from(found).map_err(|_| BodyError::NoData)
+    fn seek(&self, handle: Handle, offset: u64, hole: bool, done: Done<u64, BodyError>) {
+        done(self.opened(handle).and_then(|opened| {
+            let whence = if hole { libc::SEEK_HOLE } else { libc::SEEK_DATA };
+            let stage = opened.stage.lock().unwrap();
+            // Safety: plain system call on an open descriptor.
+            let found = unsafe { libc::lseek(stage.file.as_raw_fd(), offset as i64, whence) };
+            u64::try_from(found).map_err(|_| BodyError::NoData)
+        }));
+    }
+
+    fn copy(&self, _: (Handle, u64), _: (Handle, u64), _: u64, done: Done<u64, BodyError>) {
+        done(Err(BodyError::Unsupported));
     }
 
     fn local_attr(&self, ino: Ino) -> Option<LocalAttr> {

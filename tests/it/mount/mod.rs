@@ -128,6 +128,7 @@ impl Rig {
             size: text.len() as u64,
             mtime: fake_ring::clock(),
             holder: THERE,
+            stored_len: text.len() as u64,
         });
         self.ring.elsewhere(Op::ReleaseToken { ino, node: THERE });
     }

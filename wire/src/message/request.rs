@@ -1,6 +1,6 @@
 //! What one node asks another.
 
-use engine::ids::{BodyId, Gsn, Ino, VolumeId};
+use engine::ids::{BodyId, Gsn, Ino, Version, VolumeId};
 use minicbor::{Decode, Encode};
 
 use super::{MessageError, PAYLOAD_MAX_BYTES};
@@ -133,6 +133,22 @@ pub enum Ask {
         #[cbor(n(0), with = "minicbor::bytes")]
         csr: Vec<u8>,
     },
+    /// Asks the other node to fetch a version's bytes now, and to answer when it has applied as
+    /// far as the asker and has them durably; an fsync waits for it. Answer: `At`, or
+    /// `Refused(Busy)` after a while: ask again.
+    #[n(10)]
+    Hold {
+        #[n(0)]
+        ino: Ino,
+        #[n(1)]
+        version: Version,
+        /// `None`: the bytes travel with the agreement.
+        #[n(2)]
+        body: Option<BodyId>,
+        /// Bytes of the body.
+        #[n(3)]
+        len: u64,
+    },
 }
 
 impl Ask {
@@ -152,6 +168,7 @@ impl Ask {
             | Ask::Barrier
             | Ask::Reached { .. }
             | Ask::Status
+            | Ask::Hold { .. }
             | Ask::Renew { .. } => Class::Small,
         }
     }
@@ -171,6 +188,7 @@ impl Ask {
             | Ask::Barrier
             | Ask::Reached { .. }
             | Ask::Status
+            | Ask::Hold { .. }
             | Ask::Renew { .. } => Ok(()),
         }
     }

@@ -106,13 +106,14 @@ fn a_node_takes_and_publishes_for_itself() {
     assert_eq!(ring.run(take), refused(Refusal::NotPermitted));
     let release = Op::ReleaseToken { ino, node: NodeId(2) };
     assert_eq!(ring.run(release), refused(Refusal::NotPermitted));
-    let Op::Publish { base, body, size, mtime, .. } = ring.publish("/f", 5, Version(0)) else {
+    let Op::Publish { base, body, size, mtime, stored_len, .. } = ring.publish("/f", 5, Version(0))
+    else {
         panic!("it is a publish");
     };
-    let publish = Op::Publish { ino, base, body, size, mtime, holder: NodeId(9) };
+    let publish = Op::Publish { ino, base, body, size, mtime, holder: NodeId(9), stored_len };
     assert_eq!(ring.run(publish), refused(Refusal::Invalid));
     let body = Body::Inline(vec![0; Body::INLINE_MAX_BYTES + 1]);
-    let publish = Op::Publish { ino, base, body, size, mtime, holder: NodeId(1) };
+    let publish = Op::Publish { ino, base, body, size, mtime, holder: NodeId(1), stored_len };
     assert_eq!(ring.run(publish), refused(Refusal::Invalid));
 }
 

@@ -257,7 +257,15 @@ impl Ring {
     fn publish(&self, path: &str, len: u64, base: Version) -> Op {
         let body = Body::Sealed { id: BodyId([len as u8; 32]), len };
         let mtime = Timestamp::new(self.gsn.0 as i64 + 1, 0);
-        Op::Publish { ino: self.ino(path), base, body, size: len, mtime, holder: self.node }
+        Op::Publish {
+            ino: self.ino(path),
+            base,
+            body,
+            size: len,
+            mtime,
+            holder: self.node,
+            stored_len: len,
+        }
     }
 
     /// The directory and the last name of a path.

@@ -167,7 +167,7 @@ fn truncate_hides_bytes_for_good() {
          truncate /f 40; stat /f size 40; stat /f valid 40; times /f mc; stat /f version 8
          truncate /f 1000; stat /f size 1000; stat /f valid 40
          truncate /f 1000; times /f mc; stat /f version 9; truncate /f 0; stat /f valid 0; truncate /f 9; stat /f valid 0
-         truncate /f 9223372036854775807; truncate /f 9223372036854775808 = FileTooLarge
+         truncate /f 17587891077120; truncate /f 9223372036854775808 = FileTooLarge
          mkdir /d; truncate /d 0 = IsDirectory; fifo /p; truncate /p 0 = Invalid",
     );
 }
@@ -194,13 +194,22 @@ fn publish_takes_the_current_base_only() {
 #[test]
 fn a_body_shorter_than_the_file_shows_no_more_than_it_has() {
     let mut ring = check("create /f");
-    let Op::Publish { ino, base, body, mtime, holder, .. } = ring.publish("/f", 10, Version(0))
+    let Op::Publish { ino, base, body, mtime, holder, stored_len, .. } =
+        ring.publish("/f", 10, Version(0))
     else {
         panic!("it is a publish");
     };
     for (size, valid_len) in [(30, 10), (4, 4), (0, 0)] {
         let base = ring.view().inode(ino).expect("is sound").map_or(base, |inode| inode.version);
-        ring.succeed(Op::Publish { ino, base, body: body.clone(), size, mtime, holder });
+        ring.succeed(Op::Publish {
+            ino,
+            base,
+            body: body.clone(),
+            size,
+            mtime,
+            holder,
+            stored_len,
+        });
         let inode = ring.inode("/f");
         assert_eq!((inode.size, inode.valid_len), (size, valid_len));
         assert_eq!(inode.body == Body::Empty, size == 0);

@@ -53,7 +53,7 @@ fn operation(ring: &mut Ring, known: &mut Vec<Ino>, numbers: (u16, u8, u8, u8, u
             let len = u64::from(other) * 60;
             let body = Body::Sealed { id: BodyId([letter; 32]), len };
             let mtime = Timestamp::new(i64::from(other), 0);
-            Op::Publish { ino, base, body, size: len, mtime, holder: ring.node }
+            Op::Publish { ino, base, body, size: len, mtime, holder: ring.node, stored_len: len }
         }
     }
 }

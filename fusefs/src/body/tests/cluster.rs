@@ -20,9 +20,10 @@ use wire::{PeerInfo, Request, Response};
 use super::super::source::{Asking, Peers};
 use super::super::{BodyService, Config};
 use crate::ops::ports::{
-    Bodies, BodyError, Caller, Done, Handle, OnApplied, Origin, ProposeError, Ring, SharedTables,
-    View,
+    Bodies, BodyError, Caller, Demand, Done, Handle, OnApplied, Origin, ProposeError, Ring,
+    SharedTables, View,
 };
+use crate::ops::rules::{Durability, Partition};
 
 pub const VOLUME: VolumeId = VolumeId(1);
 
@@ -162,6 +163,7 @@ impl Cluster {
             runtime: self.runtime.handle().clone(),
             seal_age: self.seal_age,
             fetch_timeout: self.fetch_timeout,
+            op_timeout: Duration::from_secs(20),
         })
         .expect("the service starts");
         self.world.services.lock().insert(ring.me, Arc::downgrade(&service));
@@ -345,7 +347,13 @@ impl Node {
     }
 
     pub fn fsync(&self, ino: Ino) {
-        wait(|done| self.service().fsync(ino, false, done)).expect("fsync works");
+        self.fsync_as(ino, Durability::Local).expect("fsync works");
+    }
+
+    pub fn fsync_as(&self, ino: Ino, durability: Durability) -> Result<(), BodyError> {
+        let (partition, caller) = (Partition::Wait, Caller::DAEMON);
+        let demand = Demand { durability, partition, caller };
+        wait(|done| self.service().fsync(ino, false, demand, done))
     }
 }
 

@@ -5,4 +5,6 @@ mod cluster;
 mod crash;
 mod model;
 mod racing;
+mod securing;
+mod sharing;
 mod writing;

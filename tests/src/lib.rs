@@ -1,8 +1,9 @@
 //! What the rings of tests share: a cluster of real daemons, whole trees, waiting without
-//! sleeping, and the rule for machines without FUSE.
+//! sleeping, a checker of histories, and the rule for machines without FUSE.
 
 pub mod cluster;
 pub mod fuse;
+pub mod linearizable;
 pub mod program;
 pub mod random;
 pub mod tree;

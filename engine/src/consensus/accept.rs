@@ -4,6 +4,7 @@ use super::effect::Effect;
 use super::entry::{Entry, EntryKind};
 use super::lane::LaneLog;
 use super::message::{Message, Vote};
+use super::mutation::Mutation;
 use super::record::LogRecord;
 use super::replica::{Replica, SUSPECT_US, Standing};
 use crate::ids::{Ballot, Gsn, Idx, LaneId, NodeId, Ts};
@@ -32,10 +33,12 @@ impl Replica {
             self.give_up(lane);
         }
         let now_us = self.now_us;
+        let below_promise = self.mutated(Mutation::AcceptBelowPromise);
+        let over_gaps = self.mutated(Mutation::VoteOverGaps);
         let log = self.lanes.entry(lane).or_insert_with(|| LaneLog::new(next, now_us));
         log.highest = log.highest.max(ballot);
         // Accept only what no promise forbids (Lamport, Paxos Made Simple, 2.2, P1a).
-        if ballot < log.promised {
+        if ballot < log.promised && !below_promise {
             let (promised, gsn) = (log.promised, self.header.gsn);
             return self.send(from, Message::Reject { lane, promised, gsn });
         }
@@ -47,7 +50,7 @@ impl Replica {
         let run = log.range.filter(|run| run.ballot == ballot);
         let fresh = run.map_or(start, |run| run.upto.next());
         let begin = fresh.max(next);
-        if first > begin {
+        if first > begin && !over_gaps {
             let (asked, asked_us) = log.needed;
             if asked != begin || now_us.saturating_sub(asked_us) >= NEED_US {
                 log.needed = (begin, now_us);
@@ -83,14 +86,18 @@ impl Replica {
     /// Votes for `entries` at `first` and above, and tells everybody once that is durable.
     /// The caller has checked promise and run.
     pub(super) fn accept(&mut self, lane: LaneId, ballot: Ballot, first: Idx, entries: Vec<Entry>) {
+        let below_promise = self.mutated(Mutation::AcceptBelowPromise);
+        let over_gaps = self.mutated(Mutation::VoteOverGaps);
         let log = self.lanes.get_mut(&lane).expect("the lane is known");
-        if ballot < log.promised {
+        if ballot < log.promised && !below_promise {
             return;
         }
-        log.promised = ballot;
+        log.promised = log.promised.max(ballot);
         let upto = Idx(first.0 + entries.len() as u64 - 1);
         let vote = match log.range {
-            Some(run) if run.ballot == ballot && run.upto.next() == first => Vote { upto, ..run },
+            Some(run) if run.ballot == ballot && (run.upto.next() == first || over_gaps) => {
+                Vote { upto, ..run }
+            }
             _ => Vote { lane, ballot, first, upto },
         };
         log.range = Some(vote);
@@ -104,7 +111,10 @@ impl Replica {
         }
         let closed = self.close();
         for to in self.other_voters() {
-            self.send_durable(to, Message::Accepted { vote, closed });
+            match self.mutated(Mutation::VoteBeforeDurable) {
+                true => self.send(to, Message::Accepted { vote, closed }),
+                false => self.send_durable(to, Message::Accepted { vote, closed }),
+            }
         }
         self.send_durable(self.me, Message::Accepted { vote, closed: None });
         // Votes for these entries may have come before the entries themselves.
@@ -137,8 +147,10 @@ impl Replica {
     }
 
     fn learn(&mut self, lane: LaneId) {
+        let across_ballots = self.mutated(Mutation::VotesAcrossBallots);
+        let old = self.mutated(Mutation::QuorumOfOldEpoch).then(|| self.deciding().clone());
         let log = self.lanes.get_mut(&lane).expect("the lane is known");
-        log.learn(&self.header.config);
+        log.learn(old.as_ref().unwrap_or(&self.header.config), across_ballots);
         self.own_chosen();
     }
 

@@ -109,12 +109,13 @@ impl LaneLog {
     ///
     /// An entry is chosen when a quorum accepted it at the same ballot, and that ballot's
     /// value is the one held here.
-    pub fn learn(&mut self, config: &Config) {
+    pub fn learn(&mut self, config: &Config, across_ballots: bool) {
         loop {
             let idx = self.chosen_upto.next();
             let Some((ballot, _)) = self.entries.get(&idx) else { return };
-            let voted =
-                |vote: &Vote| vote.ballot == *ballot && vote.first <= idx && idx <= vote.upto;
+            let voted = |vote: &Vote| {
+                (vote.ballot == *ballot || across_ballots) && vote.first <= idx && idx <= vote.upto
+            };
             let voters = self.votes.iter().filter(|(_, vote)| voted(vote)).map(|(&node, _)| node);
             if !config.quorum(voters) {
                 return;

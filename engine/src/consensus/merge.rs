@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::effect::Effect;
 use super::entry::EntryKind;
 use super::lane::LaneLog;
+use super::mutation::Mutation;
 use super::record::OrderRecord;
 use super::replica::Replica;
 use crate::ids::{Idx, LaneId, NodeId, Ts};
@@ -69,9 +70,12 @@ impl Replica {
 
     /// Executes the next agreement, from the merge or from a peer's order.
     pub(super) fn execute(&mut self, record: OrderRecord) {
-        let before: Vec<LaneId> = self.header.active.keys().copied().collect();
+        let before = self.header.active.clone();
         let epoch = self.header.config.epoch;
         self.header.execute(&record);
+        if self.header.config.epoch != epoch && self.mutated(Mutation::OldEpochNotVoid) {
+            self.header.active.extend(before.iter().filter(|(lane, _)| **lane != record.lane));
+        }
         if let Some(log) = self.lanes.get_mut(&record.lane) {
             log.chosen_upto = log.chosen_upto.max(record.idx);
             log.promises.advance(record.idx.next());
@@ -91,7 +95,7 @@ impl Replica {
         if self.has_followers() {
             self.executed.push(record);
         }
-        for lane in before {
+        for lane in before.into_keys() {
             if !self.header.active.contains_key(&lane) {
                 self.close_lane(lane);
             }
@@ -138,8 +142,8 @@ impl Replica {
     /// Lanes of earlier epochs that were never active here are void as well.
     fn enter_epoch(&mut self) {
         let epoch = self.header.config.epoch;
-        let void: Vec<LaneId> =
-            self.lanes.keys().copied().filter(|lane| lane.epoch < epoch).collect();
+        let void = |lane: &LaneId| lane.epoch < epoch && !self.header.active.contains_key(lane);
+        let void: Vec<LaneId> = self.lanes.keys().copied().filter(void).collect();
         void.into_iter().for_each(|lane| self.close_lane(lane));
         self.reconfigured();
     }

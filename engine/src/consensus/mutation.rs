@@ -19,6 +19,25 @@ pub enum Mutation {
     ClosedWithoutLast,
     /// Take an `End` that a taker wrote into the own lane for an own entry.
     ForeignEndAsOwn,
+    /// Execute entries of an epoch's lanes also after its end.
+    OldEpochNotVoid,
+    /// Count votes for a place whatever ballot they are of.
+    VotesAcrossBallots,
+    /// Count votes and promises by the membership that was in force when the process started.
+    QuorumOfOldEpoch,
+    /// Accept at a ballot below the promised one.
+    AcceptBelowPromise,
+    /// Vote before the entries are durable.
+    VoteBeforeDurable,
+    /// Ask for promises to a ballot that the taker may use again after a restart.
+    PrepareBeforeDurable,
+    /// A taker proposes the values of the lowest ballots that it is told.
+    LowestBallot,
+    /// Vote for everything up to the last entry, with entries missing before it.
+    VoteOverGaps,
+    /// A snapshot without how far each origin's commands are applied. (The simulated driver
+    /// does that.)
+    SnapshotWithoutOrigins,
 }
 
 impl super::Replica {
@@ -31,6 +50,22 @@ impl super::Replica {
     #[cfg(not(test))]
     pub(super) fn mutated(&self, _: Mutation) -> bool {
         false
+    }
+}
+
+impl super::Replica {
+    /// The membership by which votes and promises count.
+    #[cfg(test)]
+    pub(super) fn deciding(&self) -> &super::Config {
+        match self.mutated(Mutation::QuorumOfOldEpoch) {
+            true => &self.config_at_start,
+            false => &self.header.config,
+        }
+    }
+
+    #[cfg(not(test))]
+    pub(super) fn deciding(&self) -> &super::Config {
+        &self.header.config
     }
 }
 

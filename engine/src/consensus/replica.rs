@@ -28,6 +28,8 @@ pub struct Replica {
     pub(super) boot: u64,
     pub(super) random: Random,
     pub(super) now_us: u64,
+    /// How far the clock that `step` is given went back, in all: time here only moves on, µs.
+    set_back_us: u64,
     pub(super) start_us: u64,
     /// When no majority was heard last, µs.
     pub(super) blind_us: u64,
@@ -63,6 +65,8 @@ pub struct Replica {
     pub(super) halted: bool,
     #[cfg(test)]
     pub(super) mutation: Option<super::mutation::Mutation>,
+    #[cfg(test)]
+    pub(super) config_at_start: super::Config,
 }
 
 impl Replica {
@@ -96,9 +100,12 @@ impl Replica {
             boot,
             random: Random::new(seed),
             now_us: 0,
+            set_back_us: 0,
             start_us: 0,
             blind_us: 0,
             out: Vec::new(),
+            #[cfg(test)]
+            config_at_start: header.config.clone(),
             retained: Retained::new(&header, over),
             header,
             lanes,
@@ -156,7 +163,7 @@ impl Replica {
 
     /// When [`Input::Timer`] is due, by the clock that `step` is given; changes with each step.
     pub fn next_timer(&self) -> Option<u64> {
-        Some(self.next_beat_us)
+        Some(self.next_beat_us.saturating_sub(self.set_back_us))
     }
 
     /// Where the order stands here.
@@ -173,7 +180,7 @@ impl Replica {
         }
         let config = &self.header.config;
         for log in self.lanes.values_mut() {
-            log.learn(config);
+            log.learn(config, false);
         }
         let active: Vec<_> = self.header.active.iter().map(|(&l, a)| (l, a.start)).collect();
         for (lane, start) in active {
@@ -181,9 +188,12 @@ impl Replica {
         }
     }
 
-    /// The clock shows `now_us`. Steps come every heartbeat at least; after a longer gap the
+    /// The clock shows `clock_us`. Steps come every heartbeat at least; after a longer gap the
     /// node was not running, or its clock has stepped, and silence of others means nothing.
-    fn pass_time(&mut self, now_us: u64) {
+    fn pass_time(&mut self, clock_us: u64) {
+        let now_us = clock_us.saturating_add(self.set_back_us);
+        // Nothing here may wait until a clock that was set back has come where it was.
+        self.set_back_us += self.now_us.saturating_sub(now_us);
         let gap_us = now_us.saturating_sub(self.now_us);
         self.now_us += gap_us;
         if self.start_us == 0 || gap_us < AWAY_US {

@@ -167,7 +167,10 @@ impl Replica {
         // a later start of this node must not use the same ballot again.
         self.promise(self.me, lane, ballot, from);
         for to in self.other_voters() {
-            self.send_durable(to, Message::Prepare { lane, ballot, from });
+            match self.mutated(Mutation::PrepareBeforeDurable) {
+                true => self.send(to, Message::Prepare { lane, ballot, from }),
+                false => self.send_durable(to, Message::Prepare { lane, ballot, from }),
+            }
         }
     }
 
@@ -255,9 +258,15 @@ impl Replica {
             return self.nonsense();
         }
         preparing.promises.insert(from, (first, accepted));
-        if !self.header.config.quorum(preparing.promises.keys().copied()) {
+        let promised: Vec<NodeId> = preparing.promises.keys().copied().collect();
+        if !self.deciding().quorum(promised.into_iter()) {
             return;
         }
+        let Some(Takeover { phase: Phase::Preparing(preparing), .. }) =
+            self.takeovers.get_mut(&lane)
+        else {
+            return;
+        };
         // Somebody cannot tell entries any more that are not executed here.
         let behind = preparing.promises.iter().find(|(_, (first, _))| *first > next);
         if let Some((&peer, _)) = behind {
@@ -265,7 +274,8 @@ impl Replica {
             return self.rest(lane, PATIENCE_US / 2);
         }
         let start = preparing.from.max(next);
-        let found = highest(std::mem::take(&mut preparing.promises));
+        let promises = std::mem::take(&mut preparing.promises);
+        let found = highest(promises, self.mutated(Mutation::LowestBallot));
         let entries = self.closing_entries(lane, start, &found);
         self.propose_closing(lane, ballot, start, entries);
     }
@@ -352,11 +362,12 @@ impl Replica {
 /// (Lamport, Paxos Made Simple, 2.2, P2c).
 fn highest(
     promises: BTreeMap<NodeId, (Idx, Vec<AcceptedEntry>)>,
+    lowest: bool,
 ) -> BTreeMap<Idx, (Ballot, Entry)> {
     let mut found: BTreeMap<Idx, (Ballot, Entry)> = BTreeMap::new();
     for AcceptedEntry { idx, ballot, entry } in promises.into_values().flat_map(|(_, a)| a) {
         match found.get(&idx) {
-            Some((known, _)) if *known >= ballot => {}
+            Some((known, _)) if (*known >= ballot) != lowest => {}
             _ => {
                 found.insert(idx, (ballot, entry));
             }

@@ -49,7 +49,7 @@ mod directory;
 mod genesis;
 mod inode;
 mod join_token;
-mod keys;
+pub(crate) mod keys;
 mod link;
 mod make;
 mod member;

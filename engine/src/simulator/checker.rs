@@ -3,6 +3,7 @@
 //! Numbers are those of docs/design/0001-merged-lanes.md.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::command::Command;
 use crate::consensus::message::{Closed, Message};
@@ -28,10 +29,14 @@ pub(super) struct Checker {
     newest_acknowledged: Gsn,
 }
 
-struct Agreement {
-    record: OrderRecord,
-    header: Header,
-    state: StateHash,
+/// An agreement, and what the first node that executed it made of it.
+pub(super) struct Agreement {
+    pub record: Arc<OrderRecord>,
+    pub header: Arc<Header>,
+    /// Of the tables after it.
+    pub state: StateHash,
+    /// Which of its commands were applied.
+    pub fresh: Arc<[bool]>,
     node: NodeId,
 }
 
@@ -107,35 +112,53 @@ impl Checker {
         self.newest_acknowledged
     }
 
+    /// The last `seq` of one boot of `origin` that is applied at `gsn`; 0 if there is none.
+    pub fn finished(&self, origin: NodeId, boot: u64, gsn: Gsn) -> u64 {
+        let first = OpId { origin, boot, seq: 0 };
+        let last = OpId { origin, boot, seq: u64::MAX };
+        let applied = self.applied.range(first..=last).rev().find(|&(_, &at)| at <= gsn);
+        applied.map_or(0, |(id, _)| id.seq)
+    }
+
     /// Where a command was applied, if it was.
     pub fn applied_at(&self, id: OpId) -> Option<Gsn> {
         self.applied.get(&id).copied()
     }
 
-    /// A node executed `record`; its tables are then at `state`, and `fresh` tells for each
-    /// command whether it was applied.
-    pub fn on_agreed(
-        &mut self,
+    /// `node` executes `record`: what others made of it, if they have executed it before.
+    pub fn known(
+        &self,
         node: NodeId,
         record: &OrderRecord,
         header: &Header,
+    ) -> Result<Option<&Agreement>, String> {
+        match self.ledger.get(record.gsn.0 as usize - 1) {
+            Some(known) => {
+                invariant_one_agreement_per_gsn(known, node, record, header)?;
+                Ok(Some(known))
+            }
+            None if record.gsn.0 == self.agreements() + 1 => Ok(None),
+            None => Err(format!("{node:?} skipped to {:?}", record.gsn)),
+        }
+    }
+
+    /// `node` is the first to execute `record`; its tables are then at `state`, and `fresh`
+    /// tells for each command whether it was applied.
+    pub fn on_agreed(
+        &mut self,
+        node: NodeId,
+        record: Arc<OrderRecord>,
+        header: Arc<Header>,
         state: StateHash,
-        fresh: &[bool],
+        fresh: Arc<[bool]>,
     ) -> Checked {
-        let position = record.gsn.0 as usize - 1;
-        if let Some(known) = self.ledger.get(position) {
-            return invariant_one_agreement_per_gsn(known, node, record, header, state);
-        }
-        if position != self.ledger.len() {
-            return Err(format!("{node:?} skipped to {:?}", record.gsn));
-        }
-        self.invariant_lane_order(record)?;
+        self.invariant_lane_order(&record)?;
         if let EntryKind::Commands { commands, .. } = &record.entry.kind {
-            for (command, &fresh) in commands.iter().zip(fresh) {
+            for (command, &fresh) in commands.iter().zip(fresh.iter()) {
                 self.invariant_exactly_once_in_order(record.gsn, command, fresh)?;
             }
         }
-        self.ledger.push(Agreement { record: record.clone(), header: header.clone(), state, node });
+        self.ledger.push(Agreement { record, header, state, fresh, node });
         Ok(())
     }
 
@@ -277,25 +300,35 @@ fn invariant_one_agreement_per_gsn(
     node: NodeId,
     record: &OrderRecord,
     header: &Header,
-    state: StateHash,
 ) -> Checked {
-    if known.record != *record {
+    if *known.record != *record {
         return Err(format!(
             "I1: {:?} is {record:?} on {node:?}, but {:?} on {:?}",
             record.gsn, known.record, known.node
         ));
     }
-    if known.header != *header {
+    if *known.header != *header {
         return Err(format!(
             "I6: at {:?} {node:?} has {header:?}, but {:?} has {:?}",
             record.gsn, known.node, known.header
         ));
     }
-    if known.state != state {
-        return Err(format!(
-            "I1: state differs at {:?} on {node:?} and {:?}",
-            record.gsn, known.node
-        ));
-    }
     Ok(())
+}
+
+impl Agreement {
+    /// I1
+    pub fn invariant_one_state(&self, node: NodeId, state: StateHash, fresh: &[bool]) -> Checked {
+        let gsn = self.record.gsn;
+        if self.state != state {
+            return Err(format!("I1: state differs at {gsn:?} on {node:?} and {:?}", self.node));
+        }
+        if *self.fresh != *fresh {
+            return Err(format!(
+                "I1: commands of {gsn:?} applied on {node:?}: {fresh:?}, on {:?}: {:?}",
+                self.node, self.fresh
+            ));
+        }
+        Ok(())
+    }
 }

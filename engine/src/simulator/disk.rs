@@ -11,7 +11,12 @@ use crate::namespace::{Changes, MemoryTables};
 #[derive(Clone, Debug)]
 pub(super) enum Write {
     Log(LogRecord),
-    Apply { record: OrderRecord, header: Arc<Header>, changes: Changes },
+    /// `changes` are none if all nodes share their tables (`Plan::tables_shared`).
+    Apply {
+        record: Arc<OrderRecord>,
+        header: Arc<Header>,
+        changes: Changes,
+    },
 }
 
 /// What survives, and what may not.
@@ -27,9 +32,9 @@ pub(super) struct Disk {
 
 #[derive(Clone, Debug)]
 pub(super) struct Durable {
-    pub header: Header,
+    pub header: Arc<Header>,
     pub tables: MemoryTables,
-    pub order: BTreeMap<Gsn, OrderRecord>,
+    pub order: BTreeMap<Gsn, Arc<OrderRecord>>,
     order_kept: u64,
     promised: BTreeMap<LaneId, Ballot>,
     started: BTreeSet<LaneId>,
@@ -37,7 +42,7 @@ pub(super) struct Durable {
 }
 
 impl Disk {
-    pub fn new(header: Header, tables: MemoryTables, order_kept: u64) -> Disk {
+    pub fn new(header: Arc<Header>, tables: MemoryTables, order_kept: u64) -> Disk {
         let durable = Durable {
             header,
             tables,
@@ -57,6 +62,10 @@ impl Disk {
 
     pub fn written(&self) -> u64 {
         self.written
+    }
+
+    pub fn synced(&self) -> u64 {
+        self.synced
     }
 
     /// Everything up to the `position`th write is durable.
@@ -79,8 +88,16 @@ impl Disk {
         self.unsynced.len() as u64
     }
 
+    /// Gives up old agreements.
+    pub fn truncate_order(&mut self, left: usize) {
+        let order = &mut self.durable.order;
+        while order.len() > left {
+            order.pop_first();
+        }
+    }
+
     /// Replaces the tables by a snapshot, durably.
-    pub fn install(&mut self, header: Header, tables: MemoryTables) {
+    pub fn install(&mut self, header: Arc<Header>, tables: MemoryTables) {
         self.sync(self.written);
         self.durable.header = header;
         self.durable.tables = tables;
@@ -101,7 +118,7 @@ impl Disk {
         }
         let durable = self.durable.order.range(from..).map(|(_, record)| record);
         let all = durable.chain(unsynced.filter(|record| record.gsn >= from));
-        (all.take(records_max).cloned().collect(), oldest)
+        (all.take(records_max).map(|record| OrderRecord::clone(record)).collect(), oldest)
     }
 }
 
@@ -111,7 +128,7 @@ impl Durable {
             Write::Log(record) => self.take_log(record),
             Write::Apply { record, header, changes } => {
                 self.tables.absorb(changes);
-                self.header = Header::clone(&header);
+                self.header = header;
                 self.order.insert(record.gsn, record);
                 while self.order.len() as u64 > self.order_kept {
                     self.order.pop_first();
@@ -144,7 +161,7 @@ impl Durable {
 
     pub fn recover(&self) -> Recovered {
         Recovered {
-            header: self.header.clone(),
+            header: Header::clone(&self.header),
             promised: self.promised.clone(),
             started: self.started.clone(),
             accepted: self.accepted.clone(),

@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::checker::Checked;
+use super::checker::{Agreement, Checked};
+use super::deviations::Deviation;
 use super::disk::Write;
 use super::fault::Fault;
 use super::world::{Event, World};
 use crate::consensus::{Effect, EntryKind, Header, Input, Message, OrderRecord};
-use crate::ids::{NodeId, OpId};
-use crate::namespace::{Overlay, View, apply};
+use crate::ids::{NodeId, OpId, StateHash};
+use crate::namespace::{Changes, MemoryTables, Overlay, View, apply};
 
 impl World {
     /// Gives a running node one input, and does what follows from it.
@@ -23,6 +24,9 @@ impl World {
             let Some(process) = node.process.as_mut() else { return Ok(()) };
             process.replica.step(local_us, input, &mut effects);
             for effect in effects.drain(..) {
+                if self.crashes_here(id) {
+                    return Ok(());
+                }
                 stops |= effect == Effect::ShutdownDone;
                 self.carry_out(id, effect, &mut inputs)?;
             }
@@ -34,6 +38,23 @@ impl World {
         self.flush(id);
         self.set_timer(id);
         Ok(())
+    }
+
+    /// Passes one point at which a process can crash: between two effects, or between two
+    /// messages that a flush lets go. True if it does.
+    fn crashes_here(&mut self, id: NodeId) -> bool {
+        let Some(node) = self.nodes.get_mut(&id) else { return true };
+        let point = node.points;
+        node.points += 1;
+        match node.crash_at {
+            Some((at, down_us)) if at <= point => {
+                node.crash_at = None;
+                self.crash(id);
+                self.after(down_us, Event::Start { node: id });
+                true
+            }
+            _ => node.process.is_none(),
+        }
     }
 
     pub(super) fn set_timer(&mut self, id: NodeId) {
@@ -94,9 +115,21 @@ impl World {
             self.after(1, Event::Fault(Fault::Crash { node: from, down_us }));
         }
         let message = if self.plan.codec { through_bytes(message)? } else { message };
-        let arrivals = self.network.arrivals(&mut self.random, self.now_us, from, to);
-        for at_us in arrivals {
+        let number = self.messages;
+        self.messages += 1;
+        let (first, again) = self.network.arrivals(&mut self.random, self.now_us, from, to);
+        let first = match self.plan.deviation {
+            Some(Deviation::Lose { message }) if message == number => None,
+            Some(Deviation::Delay { message, by_us }) if message == number => {
+                first.map(|at_us| at_us + by_us)
+            }
+            _ => first,
+        };
+        if let Some(at_us) = again {
             self.at(at_us, Event::Deliver { to, from, message: message.clone() });
+        }
+        if let Some(at_us) = first {
+            self.at(at_us, Event::Deliver { to, from, message });
         }
         Ok(())
     }
@@ -111,16 +144,32 @@ impl World {
     ) -> Checked {
         let node = self.nodes.get_mut(&id).expect("it has just stepped");
         let process = node.process.as_mut().expect("it has just stepped");
-        let mut overlay = Overlay::new(&process.tables);
-        let mut fresh = Vec::new();
+        let known = self.checker.known(id, &record, &header)?;
+        let (record, header, state, fresh, changes) = match (known, &mut self.tables) {
+            // Equal agreements upon equal tables: what the first node made of them stands.
+            (Some(known), Some(_)) => {
+                let Agreement { record, header, state, fresh, .. } = known;
+                (record.clone(), header.clone(), *state, fresh.clone(), Changes::new())
+            }
+            (None, Some(tables)) => {
+                let (state, fresh, _) = apply_record(tables, &record)?;
+                (Arc::new(record), header, state, fresh.into(), Changes::new())
+            }
+            (Some(known), None) => {
+                let (state, fresh, changes) = apply_record(&mut process.tables, &record)?;
+                known.invariant_one_state(id, state, &fresh)?;
+                (known.record.clone(), known.header.clone(), state, known.fresh.clone(), changes)
+            }
+            (None, None) => {
+                let (state, fresh, changes) = apply_record(&mut process.tables, &record)?;
+                (Arc::new(record), header, state, fresh.into(), changes)
+            }
+        };
         let mut answered = Vec::new();
         if let EntryKind::Commands { commands, .. } = &record.entry.kind {
-            for command in commands {
-                let applied =
-                    apply(&mut overlay, record.gsn, command).map_err(|e| e.to_string())?;
-                fresh.push(applied.fresh);
+            for (command, &fresh) in commands.iter().zip(fresh.iter()) {
                 let OpId { origin, boot, seq } = command.id;
-                if applied.fresh && origin == id && boot == process.boot {
+                if fresh && origin == id && boot == process.boot {
                     let waiting = process.waiting.remove(&seq);
                     let waiting = waiting.ok_or("an unknown command was applied")?;
                     answered.push((command.id, waiting.floor));
@@ -129,19 +178,19 @@ impl World {
                 }
             }
         }
-        let changes = overlay.into_changes();
-        process.tables.absorb(changes.clone());
-        let state = View::new(&process.tables).state_hash().map_err(|e| e.to_string())?;
-        if record.gsn.0.is_multiple_of(8) {
-            inputs.push_back(Input::StateHash { gsn: record.gsn, hash: state });
+        let gsn = record.gsn;
+        if gsn.0.is_multiple_of(8) {
+            inputs.push_back(Input::StateHash { gsn, hash: state });
         }
-        self.checker.on_agreed(id, &record, &header, state, &fresh)?;
+        let write = Write::Apply { record: record.clone(), header: header.clone(), changes };
+        node.disk.write(write);
+        if gsn.0 > self.checker.agreements() {
+            self.checker.on_agreed(id, record.clone(), header, state, fresh)?;
+        }
         for (op, floor) in answered {
             self.checker.on_acknowledged(op, floor)?;
         }
         self.note(|_| format!("{id:?} agreed {record:?}"));
-        let node = self.nodes.get_mut(&id).expect("still there");
-        node.disk.write(Write::Apply { record, header, changes });
         Ok(())
     }
 
@@ -166,6 +215,12 @@ impl World {
         let node = self.nodes.get_mut(&id).expect("a live node is known");
         let process = node.process.as_mut().expect("a live node has a process");
         let position = process.syncing.take().expect("a flush was under way");
+        if node.disk_fails > 0 && position > node.disk.synced() {
+            // Whether the data is on the disk nobody knows, so the process ends.
+            self.note(|_| format!("{id:?} cannot flush"));
+            self.crash(id);
+            return Ok(());
+        }
         node.disk.sync(position);
         let durable = node.disk.durable.header.gsn;
         let mut released = Vec::new();
@@ -174,6 +229,9 @@ impl World {
         }
         let life = process.life;
         for (_, to, message) in released {
+            if self.crashes_here(id) {
+                return Ok(());
+            }
             if to == id {
                 self.after(0, Event::Loop { to, life, message });
             } else {
@@ -182,6 +240,26 @@ impl World {
         }
         self.step(id, Input::AppliedDurable(durable))
     }
+}
+
+/// Applies all commands of an agreement. Returns the state after it, which of the commands were
+/// applied, and what changed.
+fn apply_record(
+    tables: &mut MemoryTables,
+    record: &OrderRecord,
+) -> Result<(StateHash, Vec<bool>, Changes), String> {
+    let mut overlay = Overlay::new(&*tables);
+    let mut fresh = Vec::new();
+    if let EntryKind::Commands { commands, .. } = &record.entry.kind {
+        for command in commands {
+            let applied = apply(&mut overlay, record.gsn, command).map_err(|e| e.to_string())?;
+            fresh.push(applied.fresh);
+        }
+    }
+    let changes = overlay.into_changes();
+    tables.absorb(changes.clone());
+    let state = View::new(&*tables).state_hash().map_err(|e| e.to_string())?;
+    Ok((state, fresh, changes))
 }
 
 fn through_bytes(message: Message) -> Result<Message, String> {

@@ -7,6 +7,9 @@ use crate::ids::NodeId;
 pub(super) enum Fault {
     /// The process and everything unflushed is gone; it starts again later.
     Crash { node: NodeId, down_us: u64 },
+    /// The same between two effects of one step, or between two messages that a flush lets go:
+    /// `points` of them from now.
+    CrashWithin { node: NodeId, points: u64, down_us: u64 },
     /// All nodes at once: a power cut.
     Blackout { down_us: u64 },
     /// Ends its lane, flushes, stops, starts again.
@@ -17,18 +20,29 @@ pub(super) enum Fault {
     OneWay { from: NodeId, to: NodeId, for_us: u64 },
     /// Two nodes don't hear each other; others hear both.
     Sever { one: NodeId, other: NodeId, for_us: u64 },
+    /// Two nodes don't hear each other for half a period, then do, `times` times.
+    Flap { one: NodeId, other: NodeId, period_us: u64, times: u64 },
     /// The process stands still, then goes on.
     Pause { node: NodeId, for_us: u64 },
     /// Flushes take much longer.
     SlowDisk { node: NodeId, factor: u64, for_us: u64 },
-    /// The clock steps, µs; backwards at most a little, as the driver guarantees.
+    /// The disk fails or is full: the next flush ends the process, and it cannot start before
+    /// the fault is over.
+    DiskFails { node: NodeId, for_us: u64 },
+    /// The clock steps, µs.
     ClockStep { node: NodeId, by_us: i64 },
+    /// The node restarts, and comes back with another clock.
+    ClockSet { node: NodeId, by_us: i64, down_us: u64 },
     /// The node crashes as soon as it has promised something to a taker, and is back at once.
     CrashAfterPromise { node: NodeId },
+    /// The node keeps only its newest agreements: whoever lags needs a snapshot.
+    TruncateOrder { node: NodeId },
     /// A new node gets a snapshot, and a vote when it has caught up.
     Join { node: NodeId },
     /// A voter loses its vote.
     Remove { node: NodeId },
+    /// A member without a vote, perhaps one that had lost it, gets one.
+    Promote { node: NodeId },
 }
 
 impl Fault {
@@ -41,25 +55,46 @@ impl Fault {
         [Fault::Sever { one, other, for_us }, Fault::CrashAfterPromise { node }]
     }
 
-    pub fn choose(random: &mut Random, nodes: u16) -> Fault {
+    /// A fault that lasts up to `span_us`.
+    pub fn choose(random: &mut Random, nodes: u16, span_us: u64) -> Fault {
         let node = |random: &mut Random| NodeId(1 + random.below(u64::from(nodes)) as u16);
-        let for_us = [5_000, 100_000, 600_000, 3_000_000][random.below(4) as usize];
+        // Below, around and above the suspicion time.
+        let for_us = [5_000, 100_000, 600_000, span_us][random.below(4) as usize].min(span_us);
         let for_us = for_us / 2 + random.below(for_us);
-        match random.below(14) {
-            0..=4 => Fault::Crash { node: node(random), down_us: for_us },
-            5 => Fault::Blackout { down_us: for_us },
-            6 => Fault::Shutdown { node: node(random), down_us: for_us },
-            7 | 8 => Fault::Isolate { node: node(random), for_us },
-            9 => Fault::OneWay { from: node(random), to: node(random), for_us },
-            10 | 11 => Fault::Pause { node: node(random), for_us },
-            12 => {
+        match random.below(24) {
+            0..=3 => Fault::Crash { node: node(random), down_us: for_us },
+            4..=7 => {
+                let points = random.below(60);
+                Fault::CrashWithin { node: node(random), points, down_us: for_us }
+            }
+            8 => Fault::Blackout { down_us: for_us },
+            9 => Fault::Shutdown { node: node(random), down_us: for_us },
+            10 | 11 => Fault::Isolate { node: node(random), for_us },
+            12 | 13 => Fault::OneWay { from: node(random), to: node(random), for_us },
+            14 => {
+                let (one, other, times) = (node(random), node(random), 2 + random.below(8));
+                Fault::Flap { one, other, period_us: 2 + for_us / times, times }
+            }
+            15 | 16 => Fault::Pause { node: node(random), for_us },
+            17 => {
                 let factor = 10 + random.below(100);
                 Fault::SlowDisk { node: node(random), factor, for_us }
             }
-            _ => {
-                let by_us = [-200_000, -20_000, 50_000, 3_000_000, 60_000_000];
-                Fault::ClockStep { node: node(random), by_us: by_us[random.below(5) as usize] }
+            18 => Fault::DiskFails { node: node(random), for_us },
+            19 => Fault::ClockStep { node: node(random), by_us: clock_step_us(random) },
+            20 => {
+                let by_us = clock_step_us(random);
+                Fault::ClockSet { node: node(random), by_us, down_us: for_us }
             }
+            21 => Fault::CrashAfterPromise { node: node(random) },
+            _ => Fault::TruncateOrder { node: node(random) },
         }
     }
+}
+
+/// A little or a lot, back or ahead.
+fn clock_step_us(random: &mut Random) -> i64 {
+    let steps_us = [20_000, 200_000, 3_000_000, 60_000_000, 3_600_000_000, 36_000_000_000];
+    let step_us = steps_us[random.below(steps_us.len() as u64) as usize];
+    if random.percent(50) { step_us } else { -step_us }
 }

@@ -5,10 +5,15 @@
 //! event; in the end faults stop, and everything that was proposed must complete. The same
 //! seed gives the same run, so a failing seed can be replayed with its event log.
 //!
-//! Reading order: `plan` (what a seed decides), `world` (the loop), `driver`, `node`, `disk`,
-//! `network`, `fault`, `nemesis`, `workload`, `checker` (the invariants).
+//! Two ways to use it: [`run`] takes a plan of many faults from each seed; [`run_deviations`]
+//! takes a short plan and runs it again and again, each time with one thing gone wrong, for
+//! every effect at which a node can crash and every message that can be lost or late.
+//!
+//! Reading order: `plan` (what a seed decides), `world` (the loop), `queue`, `driver`, `node`,
+//! `disk`, `network`, `fault`, `nemesis`, `workload`, `checker` (the invariants), `deviations`.
 
 mod checker;
+mod deviations;
 mod disk;
 mod driver;
 mod fault;
@@ -16,6 +21,7 @@ mod nemesis;
 mod network;
 mod node;
 mod plan;
+mod queue;
 mod workload;
 mod world;
 
@@ -26,6 +32,7 @@ use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+pub use deviations::{replay_deviation, run_deviations};
 use plan::Plan;
 use world::World;
 
@@ -43,7 +50,8 @@ pub struct Options {
 /// What a range of seeds gave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    pub seeds: u64,
+    /// Runs, each with another sequence of events.
+    pub schedules: u64,
     pub totals: Totals,
     pub failures: Vec<Failure>,
 }
@@ -66,6 +74,8 @@ pub struct Totals {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub seed: u64,
+    /// Which of the seed's deviations, if it was one.
+    pub deviation: Option<u64>,
     pub violation: String,
 }
 
@@ -73,11 +83,11 @@ pub struct Failure {
 pub fn run(seeds: Range<u64>, options: Options) -> Report {
     let mut report = Report::default();
     for seed in seeds {
-        report.seeds += 1;
+        report.schedules += 1;
         let (result, totals) = run_seed(seed, options, false);
         report.totals.add(totals);
         if let Err(violation) = result {
-            report.failures.push(Failure { seed, violation });
+            report.failures.push(Failure { seed, deviation: None, violation });
             if !options.keep_going {
                 break;
             }
@@ -132,7 +142,7 @@ fn catch(run: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
 impl Report {
     /// Joins the report of further seeds.
     pub fn add(&mut self, other: Report) {
-        self.seeds += other.seeds;
+        self.schedules += other.schedules;
         self.totals.add(other.totals);
         self.failures.extend(other.failures);
     }
@@ -158,15 +168,16 @@ impl fmt::Display for Report {
         let hours = self.totals.simulated_us as f64 / 3.6e9;
         writeln!(
             f,
-            "{} seeds, {hours:.1} simulated hours: {events} events, {agreements} agreements, \
+            "{} schedules, {hours:.1} simulated hours: {events} events, {agreements} agreements, \
              {commands} commands, {crashes} crashes, {takeovers} lanes taken over, {epochs} \
              memberships, {snapshots} snapshots; {} violations",
-            self.seeds,
+            self.schedules,
             self.failures.len()
         )?;
-        for Failure { seed, violation } in &self.failures {
+        for Failure { seed, deviation, violation } in &self.failures {
+            let which = deviation.map(|number| format!(" --deviation {number}"));
             writeln!(f, "seed {seed}: {violation}")?;
-            writeln!(f, "  replay: ./x sim --replay {seed}")?;
+            writeln!(f, "  replay: ./x sim --replay {seed}{}", which.unwrap_or_default())?;
         }
         Ok(())
     }

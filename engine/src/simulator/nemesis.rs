@@ -1,11 +1,16 @@
 //! Faults, and what comes after them: restarts, joins, snapshots.
 
 use super::checker::Checked;
+use super::deviations::{Deviation, Survivors};
 use super::disk::Disk;
 use super::fault::Fault;
 use super::node::Node;
+#[cfg(test)]
+use super::workload;
 use super::world::{Event, World};
-use crate::consensus::Input;
+#[cfg(test)]
+use crate::consensus::mutation::Mutation;
+use crate::consensus::{Header, Input};
 use crate::ids::{NodeId, OpId};
 use crate::namespace::View;
 
@@ -19,6 +24,12 @@ impl World {
             Fault::Crash { node, down_us } => {
                 self.crash(node);
                 self.after(down_us, Event::Start { node });
+                Ok(())
+            }
+            Fault::CrashWithin { node, points, down_us } => {
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    node.crash_at = Some((node.points + points, down_us));
+                }
                 Ok(())
             }
             Fault::Blackout { down_us } => {
@@ -50,8 +61,29 @@ impl World {
                 self.after(for_us, Event::Undo(fault));
                 Ok(())
             }
+            Fault::Flap { one, other, period_us, times } => {
+                let for_us = period_us / 2;
+                for flap in 1..times {
+                    let sever = Fault::Sever { one, other, for_us };
+                    self.after(flap * period_us, Event::Fault(sever));
+                }
+                self.fault(Fault::Sever { one, other, for_us })
+            }
             Fault::CrashAfterPromise { node } => {
                 self.armed.insert(node);
+                Ok(())
+            }
+            Fault::DiskFails { node, for_us } => {
+                self.after(for_us, Event::Undo(fault));
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    node.disk_fails += 1;
+                }
+                Ok(())
+            }
+            Fault::TruncateOrder { node } => {
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    node.disk.truncate_order(ORDER_LEFT);
+                }
                 Ok(())
             }
             Fault::Pause { node, for_us } => {
@@ -75,9 +107,21 @@ impl World {
                 self.set_timer(node);
                 Ok(())
             }
+            Fault::ClockSet { node, by_us, down_us } => {
+                self.crash(node);
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    node.clock_us += by_us;
+                }
+                self.after(down_us, Event::Start { node });
+                Ok(())
+            }
             Fault::Join { node } => self.join(node),
             Fault::Remove { node } => {
                 self.want(node, false);
+                Ok(())
+            }
+            Fault::Promote { node } => {
+                self.want(node, true);
                 Ok(())
             }
         }
@@ -95,6 +139,12 @@ impl World {
                 if let Some(node) = self.nodes.get_mut(&node) {
                     node.slow = 1;
                 }
+            }
+            Fault::DiskFails { node, .. } => {
+                if let Some(state) = self.nodes.get_mut(&node) {
+                    state.disk_fails = state.disk_fails.saturating_sub(1);
+                }
+                self.after(1, Event::Start { node });
             }
             _ => {}
         }
@@ -118,7 +168,11 @@ impl World {
         if node.process.take().is_none() {
             return;
         }
-        let survivors = self.random.below(node.disk.unsynced() + 1);
+        let survivors = match self.plan.deviation {
+            Some(Deviation::Crash { survivors: Survivors::None, .. }) => 0,
+            Some(Deviation::Crash { survivors: Survivors::All, .. }) => node.disk.unsynced(),
+            _ => self.random.below(node.disk.unsynced() + 1),
+        };
         node.disk.crash(survivors);
         node.paused_until_us = 0;
         self.totals.crashes += 1;
@@ -146,7 +200,7 @@ impl World {
         let durable = &giver.disk.durable;
         let disk = Disk::new(durable.header.clone(), durable.tables.clone(), self.plan.order_kept);
         let clock_us = self.clock_error();
-        self.nodes.insert(id, Node::new(disk, clock_us));
+        self.add_node(id, Node::new(disk, clock_us));
         self.want(id, true);
         self.start(id)
     }
@@ -169,7 +223,12 @@ impl World {
         let Some((header, at)) = newest else { return Ok(()) };
         let mut voters = header.config.voters.clone();
         let changed = match vote {
-            true => voters.insert(node, 1).is_none(),
+            true => {
+                !voters.contains_key(&node) && {
+                    let weight = 1 + u32::from(self.plan.weights && node.0.is_multiple_of(2));
+                    voters.insert(node, weight).is_none()
+                }
+            }
             false => voters.remove(&node).is_some() && !voters.is_empty(),
         };
         if !changed {
@@ -199,20 +258,33 @@ impl World {
             return Ok(());
         }
         self.totals.snapshots += 1;
+        #[cfg(test)]
+        let tables = match self.options.mutation {
+            Some(Mutation::SnapshotWithoutOrigins) => workload::without_origins(tables),
+            _ => tables,
+        };
         node.disk.install(header.clone(), tables.clone());
         process.tables = tables;
-        let origin = View::new(&process.tables).origin(to).map_err(|e| e.to_string())?;
-        let finished_seq =
-            origin.filter(|origin| origin.boot == process.boot).map_or(0, |o| o.last_seq);
-        let later = process.waiting.split_off(&(finished_seq + 1));
         let boot = process.boot;
+        let finished_seq = match self.tables {
+            Some(_) => self.checker.finished(to, boot, header.gsn),
+            None => {
+                let origin = View::new(&process.tables).origin(to).map_err(|e| e.to_string())?;
+                origin.filter(|origin| origin.boot == boot).map_or(0, |origin| origin.last_seq)
+            }
+        };
+        let later = process.waiting.split_off(&(finished_seq + 1));
         for (seq, waiting) in std::mem::replace(&mut process.waiting, later) {
             self.checker.on_acknowledged(OpId { origin: to, boot, seq }, waiting.floor)?;
         }
         self.note(|_| format!("{to:?} installs a snapshot of {from:?} at {:?}", header.gsn));
+        let header = Header::clone(&header);
         self.step(to, Input::Installed { header, finished_seq })
     }
 }
+
+/// Agreements that a node keeps at least: truncation leaves a few.
+const ORDER_LEFT: usize = 2;
 
 /// Longer than a graceful end may take.
 const SHUTDOWN_US: u64 = 3_500_000;

@@ -34,23 +34,24 @@ impl Network {
         }
     }
 
-    /// When a message sent now arrives: never, once, or twice.
+    /// When a message sent now arrives, if it does, and when it arrives again, if it does.
     pub fn arrivals(
         &mut self,
         random: &mut Random,
         now_us: u64,
         from: NodeId,
         to: NodeId,
-    ) -> Vec<u64> {
+    ) -> (Option<u64>, Option<u64>) {
         let cut = self.cut.contains_key(&(from, to));
         if cut || self.isolated.contains(&from) || self.isolated.contains(&to) {
-            return Vec::new();
+            return (None, None);
         }
         if random.percent(self.loss_percent) {
-            return Vec::new();
+            return (None, None);
         }
-        let copies = if random.percent(self.duplicate_percent) { 2 } else { 1 };
-        (0..copies).map(|_| self.arrival(random, now_us, from, to)).collect()
+        let twice = random.percent(self.duplicate_percent);
+        let first = self.arrival(random, now_us, from, to);
+        (Some(first), twice.then(|| self.arrival(random, now_us, from, to)))
     }
 
     fn arrival(&mut self, random: &mut Random, now_us: u64, from: NodeId, to: NodeId) -> u64 {

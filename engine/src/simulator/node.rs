@@ -14,9 +14,15 @@ pub(super) struct Node {
     pub clock_us: i64,
     /// Flushes take so many times longer.
     pub slow: u64,
+    /// Faults that let flushes fail.
+    pub disk_fails: u32,
     /// Everything that concerns the node waits until then.
     pub paused_until_us: u64,
     pub process: Option<Process>,
+    /// Points passed at which a process can crash, over all starts: see `World::crashes_here`.
+    pub points: u64,
+    /// The point at which it does, and how long it is down then, µs.
+    pub crash_at: Option<(u64, u64)>,
     /// Next unused inode number, over all starts.
     pub ino_counter: u64,
 }
@@ -27,7 +33,7 @@ pub(super) struct Process {
     pub life: u64,
     pub boot: u64,
     pub replica: Replica,
-    /// Tables as they are after the last agreement, durable or not.
+    /// Tables as they are after the last agreement, durable or not; empty if they are shared.
     pub tables: MemoryTables,
     /// Messages that wait for the write at their position.
     pub outbox: VecDeque<(u64, NodeId, Message)>,
@@ -51,7 +57,17 @@ pub(super) struct Waiting {
 
 impl Node {
     pub fn new(disk: Disk, clock_us: i64) -> Node {
-        Node { disk, clock_us, slow: 1, paused_until_us: 0, process: None, ino_counter: FIRST_INO }
+        Node {
+            disk,
+            clock_us,
+            slow: 1,
+            disk_fails: 0,
+            paused_until_us: 0,
+            process: None,
+            points: 0,
+            crash_at: None,
+            ino_counter: FIRST_INO,
+        }
     }
 
     /// What the node's clock shows at true time `now_us`.

@@ -2,9 +2,35 @@
 
 use std::collections::BTreeMap;
 
+use super::deviations::Deviation;
 use super::fault::Fault;
 use crate::consensus::random::Random;
 use crate::ids::NodeId;
+
+/// How much happens in how much time. Most of what can go wrong goes wrong within a second, so
+/// most runs are short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// A second or two.
+    Dense,
+    /// Some seconds.
+    Busy,
+    /// Half a minute with long silences, so that lanes are left and taken up again.
+    Sparse,
+    /// Minutes: nodes stand still for a minute and come back.
+    Patient,
+}
+
+impl Pace {
+    fn choose(random: &mut Random) -> Pace {
+        match random.below(100) {
+            0..80 => Pace::Dense,
+            80..96 => Pace::Busy,
+            96..99 => Pace::Sparse,
+            _ => Pace::Patient,
+        }
+    }
+}
 
 /// Everything about a run that is not left to chance while it runs.
 #[derive(Clone, Debug)]
@@ -28,26 +54,33 @@ pub(super) struct Plan {
     pub clock_error_us: u64,
     /// How many agreements a node can serve to others; older ones need a snapshot.
     pub order_kept: u64,
+    /// Who gets a vote gets one or two, so that half of the voters may be a quorum.
+    pub weights: bool,
     /// Messages go through their encoding.
     pub codec: bool,
+    /// Each agreement is applied once, for all nodes: equal orders upon equal tables give
+    /// equal tables. Otherwise each node has tables of its own, and applies for itself.
+    pub tables_shared: bool,
     /// Nodes that propose, with the mean time between their batches, µs.
     pub writers: Vec<(NodeId, u64)>,
     /// When faults and new work stop, µs.
     pub calm_us: u64,
     pub faults: Vec<(u64, Fault)>,
+    pub deviation: Option<Deviation>,
 }
 
 impl Plan {
     pub fn of(seed: u64) -> Plan {
         let mut random = Random::new(seed ^ 0x5eed_0fa1_a4e0);
-        let voters = [1, 2, 3, 3, 3, 3, 3, 4, 5, 5][random.below(10) as usize];
+        let pace = Pace::choose(&mut random);
+        let voters = [1, 2, 3, 3, 3, 3, 3, 3, 4, 5][random.below(10) as usize];
         let delay_us =
             [(50, 300), (500, 5_000), (2_000, 30_000), (20_000, 120_000)][random.below(4) as usize];
-        // Some runs are long and sparse, so that lanes are left and taken up again.
-        let sparse = random.percent(10);
-        let calm_us = match sparse {
-            false => 1_000_000 + random.below(9_000_000),
-            true => 12_000_000 + random.below(30_000_000),
+        let calm_us = match pace {
+            Pace::Dense => 200_000 + random.below(1_800_000),
+            Pace::Busy => 2_000_000 + random.below(5_000_000),
+            Pace::Sparse => 12_000_000 + random.below(30_000_000),
+            Pace::Patient => 70_000_000 + random.below(60_000_000),
         };
         let mut plan = Plan {
             seed,
@@ -59,15 +92,20 @@ impl Plan {
             duplicate_percent: [0, 0, 2, 10][random.below(4) as usize],
             fifo: random.percent(50),
             flush_us: [(20, 100), (300, 2_000), (1_000, 20_000)][random.below(3) as usize],
-            clock_error_us: [0, 1_000, 20_000, 1_000_000, 30_000_000][random.below(5) as usize],
-            order_kept: [u64::MAX, u64::MAX, 200, 20][random.below(4) as usize],
+            clock_error_us: CLOCK_ERRORS_US[random.below(CLOCK_ERRORS_US.len() as u64) as usize],
+            order_kept: [u64::MAX, u64::MAX, 200, 20, 3][random.below(5) as usize],
+            weights: random.percent(20),
             codec: random.percent(12),
+            tables_shared: !random.percent(15),
             writers: Vec::new(),
             calm_us,
             faults: Vec::new(),
+            deviation: None,
         };
-        plan.choose_writers(&mut random, sparse);
-        plan.choose_faults(&mut random);
+        plan.choose_writers(&mut random, pace);
+        plan.choose_faults(&mut random, pace);
+        plan.choose_memberships(&mut random, pace);
+        plan.faults.sort_by_key(|(at_us, _)| *at_us);
         plan
     }
 
@@ -92,19 +130,55 @@ impl Plan {
             flush_us: (300, 600),
             clock_error_us: 2_000,
             order_kept: u64::MAX,
+            weights: false,
             codec: false,
+            tables_shared: true,
             writers: writers.iter().map(|&node| (node, 1_000_000)).collect(),
             calm_us: 60_000_000,
             faults: Vec::new(),
+            deviation: None,
         }
     }
 
+    /// Half a second with a few writers and perhaps one more thing that happens, to be run with
+    /// every deviation.
+    pub fn short(seed: u64) -> Plan {
+        let mut random = Random::new(seed ^ 0x0de7_1a7e);
+        let mut plan = Plan::of(seed);
+        plan.voters = [2, 3, 3, 3][random.below(4) as usize];
+        plan.delay_us = [(50, 300), (500, 5_000), (2_000, 15_000)][random.below(3) as usize];
+        plan.jitter_percent = [3, 30][random.below(2) as usize];
+        plan.loss_percent = 0;
+        plan.duplicate_percent = 0;
+        plan.clock_error_us = 1_000;
+        plan.calm_us = 300_000 + random.below(400_000);
+        plan.writers.clear();
+        for node in 1..=plan.voters {
+            if node == 1 || random.percent(60) {
+                plan.writers.push((NodeId(node), 30_000 + random.below(70_000)));
+            }
+        }
+        let at_us = random.below(plan.calm_us);
+        let node = NodeId(1 + random.below(u64::from(plan.voters)) as u16);
+        plan.faults = match random.below(6) {
+            0 => vec![(at_us, Fault::Crash { node, down_us: 1_000 })],
+            1 => vec![(at_us, Fault::Shutdown { node, down_us: 1_000 })],
+            2 => vec![(at_us, Fault::Join { node: NodeId(plan.voters + 1) })],
+            3 => vec![(at_us, Fault::Remove { node })],
+            4 => vec![(at_us / 4, Fault::Isolate { node, for_us: 600_000 })],
+            _ => Vec::new(),
+        };
+        plan
+    }
+
     /// Between one busy node and all of them, each at its own pace.
-    fn choose_writers(&mut self, random: &mut Random, sparse: bool) {
+    fn choose_writers(&mut self, random: &mut Random, pace: Pace) {
         let all = random.percent(60);
-        let intervals_us = match sparse {
-            false => [5_000, 30_000, 150_000, 800_000],
-            true => [200_000, 3_000_000, 8_000_000, 15_000_000],
+        let intervals_us = match pace {
+            Pace::Dense => [8_000, 30_000, 100_000, 300_000],
+            Pace::Busy => [10_000, 50_000, 200_000, 800_000],
+            Pace::Sparse => [200_000, 3_000_000, 8_000_000, 15_000_000],
+            Pace::Patient => [1_000_000, 5_000_000, 15_000_000, 40_000_000],
         };
         for node in 1..=self.voters {
             if all || random.percent(40) {
@@ -112,39 +186,72 @@ impl Plan {
             }
         }
         if self.writers.is_empty() {
-            self.writers.push((NodeId(1 + random.below(u64::from(self.voters)) as u16), 50_000));
+            let node = NodeId(1 + random.below(u64::from(self.voters)) as u16);
+            self.writers.push((node, intervals_us[0]));
         }
     }
 
-    fn choose_faults(&mut self, random: &mut Random) {
+    fn choose_faults(&mut self, random: &mut Random, pace: Pace) {
         // Some runs without any: there nothing may be slow.
         let faults = [0, 1, 2, 3, 5, 8, 14][random.below(7) as usize];
-        let joins = random.percent(30);
+        let span_us = match pace {
+            Pace::Dense => 1_000_000,
+            Pace::Busy | Pace::Sparse => 3_000_000,
+            Pace::Patient => 60_000_000,
+        };
         for _ in 0..faults {
             let at_us = random.below(self.calm_us);
-            self.faults.push((at_us, Fault::choose(random, self.voters)));
+            self.faults.push((at_us, Fault::choose(random, self.voters, span_us)));
         }
         if self.voters >= 3 && random.percent(15) {
             let at_us = random.below(self.calm_us);
             let split = Fault::choose_split(random, self.voters);
             self.faults.extend(split.map(|fault| (at_us, fault)));
         }
-        if joins {
-            let mut at_us = random.below(self.calm_us / 2);
-            for node in 0..1 + random.below(2) as u16 {
-                let node = NodeId(self.voters + 1 + node);
-                self.faults.push((at_us, Fault::Join { node }));
-                if random.percent(60) {
-                    self.writers.push((node, 40_000));
-                }
-                at_us += 300_000 + random.below(self.calm_us);
+    }
+
+    fn choose_memberships(&mut self, random: &mut Random, pace: Pace) {
+        if !random.percent(35) {
+            return;
+        }
+        let mut at_us = random.below(self.calm_us / 2);
+        for node in 0..random.below(3) as u16 {
+            let node = NodeId(self.voters + 1 + node);
+            self.faults.push((at_us, Fault::Join { node }));
+            if random.percent(60) {
+                self.writers.push((node, 40_000));
             }
-            if random.percent(40) && self.voters > 1 {
-                let node = NodeId(1 + random.below(u64::from(self.voters)) as u16);
-                self.faults.push((at_us.min(self.calm_us), Fault::Remove { node }));
+            at_us += random.below(self.calm_us / 2);
+        }
+        if random.percent(60) && self.voters > 1 {
+            let node = NodeId(1 + random.below(u64::from(self.voters)) as u16);
+            self.faults.push((at_us, Fault::Remove { node }));
+            if random.percent(40) {
+                self.stand_still_while_removed(random, node, at_us, pace);
+            }
+            if random.percent(50) {
+                at_us += random.below(self.calm_us / 2);
+                self.faults.push((at_us, Fault::Promote { node }));
             }
         }
-        self.faults.sort_by_key(|(at_us, _)| *at_us);
+    }
+
+    /// `node` stands still or is cut off, loses its vote meanwhile, and goes on: it must not
+    /// get one more thing agreed as a voter.
+    fn stand_still_while_removed(
+        &mut self,
+        random: &mut Random,
+        node: NodeId,
+        removed_us: u64,
+        pace: Pace,
+    ) {
+        let for_us = if pace == Pace::Patient { 60_000_000 } else { 1_500_000 };
+        let at_us = removed_us.saturating_sub(random.below(500_000));
+        let fault = match random.percent(50) {
+            true => Fault::Pause { node, for_us },
+            false => Fault::Isolate { node, for_us },
+        };
+        self.faults.push((at_us, fault));
     }
 
     /// Nodes that are members of the volume from the start, voters or not.
@@ -152,3 +259,6 @@ impl Plan {
         (1..=self.voters + 2).map(NodeId)
     }
 }
+
+/// From clocks that are set well to one that nobody ever set.
+const CLOCK_ERRORS_US: [u64; 6] = [0, 1_000, 20_000, 1_000_000, 30_000_000, 7_200_000_000];

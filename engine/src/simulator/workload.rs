@@ -101,5 +101,12 @@ fn setup(tables: &MemoryTables, seq: u64, op: Op) -> Changes {
     overlay.into_changes()
 }
 
+/// What a snapshot must not be: the tables without how far each origin's commands are applied.
+#[cfg(test)]
+pub(super) fn without_origins(mut tables: MemoryTables) -> MemoryTables {
+    tables.0.retain(|key, _| !key.starts_with(crate::namespace::keys::ORIGINS));
+    tables
+}
+
 /// The first counter that a node may use.
 pub(super) const FIRST_INO: u64 = 16;

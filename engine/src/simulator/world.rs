@@ -1,17 +1,23 @@
 //! The loop: one event after the other, and what nodes do about it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::checker::{Checked, Checker};
+use super::deviations::Deviation;
 use super::disk::Disk;
 use super::fault::Fault;
 use super::network::Network;
 use super::node::{Node, Waiting};
 use super::plan::Plan;
+use super::queue::Queue;
 use super::{Options, Totals, workload};
+#[cfg(test)]
+use crate::consensus::mutation::Mutation;
 use crate::consensus::random::Random;
 use crate::consensus::{Config, Header, Input, Message};
 use crate::ids::{Gsn, LaneId, NodeId, OpId};
+use crate::namespace::MemoryTables;
 
 pub(super) struct World {
     pub(super) plan: Plan,
@@ -20,11 +26,12 @@ pub(super) struct World {
     pub(super) random: Random,
     pub(super) now_us: u64,
     pub(super) lives: u64,
-    pub(super) events: BTreeMap<(u64, u64), Event>,
-    pub(super) scheduled: u64,
+    pub(super) events: Queue<Event>,
     pub(super) network: Network,
     pub(super) nodes: BTreeMap<NodeId, Node>,
     pub(super) checker: Checker,
+    /// The tables after the newest agreement, if all nodes share them (`Plan::tables_shared`).
+    pub(super) tables: Option<MemoryTables>,
     pub(super) totals: Totals,
     pub(super) log: Option<Vec<String>>,
     /// Memberships that are wanted and not yet in force.
@@ -33,6 +40,8 @@ pub(super) struct World {
     pub(super) armed: BTreeSet<NodeId>,
     /// Of each node's commands, when they were proposed and how long they took, µs.
     pub(super) waits_us: BTreeMap<NodeId, Vec<(u64, u64)>>,
+    /// Messages sent so far.
+    pub(super) messages: u64,
     pub(super) calm: bool,
 }
 
@@ -76,22 +85,29 @@ pub(super) enum Event {
 
 impl World {
     pub fn new(plan: Plan, options: Options, log: bool) -> World {
+        // What is wrong with a snapshot shows only in tables of the node's own.
+        #[cfg(test)]
+        let plan = match options.mutation {
+            Some(Mutation::SnapshotWithoutOrigins) => Plan { tables_shared: false, ..plan },
+            _ => plan,
+        };
         let random = Random::new(plan.seed);
         let network = Network::new(&plan);
         let mut world = World {
             random,
             now_us: 0,
             lives: 0,
-            events: BTreeMap::new(),
-            scheduled: 0,
+            events: Queue::default(),
             network,
             nodes: BTreeMap::new(),
             checker: Checker::default(),
+            tables: None,
             totals: Totals::default(),
             log: log.then(Vec::new),
             wanted: Vec::new(),
             armed: BTreeSet::new(),
             waits_us: BTreeMap::new(),
+            messages: 0,
             calm: false,
             plan,
             options,
@@ -106,11 +122,15 @@ impl World {
             voters: (1..=self.plan.voters).map(|node| (NodeId(node), 1)).collect(),
             ..header.config
         };
-        let tables = workload::tables(self.plan.members());
+        let header = Arc::new(header);
+        let mut tables = workload::tables(self.plan.members());
+        if self.plan.tables_shared {
+            self.tables = Some(std::mem::take(&mut tables));
+        }
         for node in 1..=self.plan.voters {
             let clock_us = self.clock_error();
             let disk = Disk::new(header.clone(), tables.clone(), self.plan.order_kept);
-            self.nodes.insert(NodeId(node), Node::new(disk, clock_us));
+            self.add_node(NodeId(node), Node::new(disk, clock_us));
             let start_us = self.random.below(50_000);
             self.at(start_us, Event::Start { node: NodeId(node) });
         }
@@ -123,6 +143,15 @@ impl World {
         }
         self.at(self.plan.calm_us, Event::Calm);
         self.note(|world| format!("{:?}", world.plan));
+    }
+
+    pub(super) fn add_node(&mut self, id: NodeId, mut node: Node) {
+        if let Some(Deviation::Crash { node: victim, point, down_us, .. }) = self.plan.deviation
+            && victim == id
+        {
+            node.crash_at = Some((point, down_us));
+        }
+        self.nodes.insert(id, node);
     }
 
     pub(super) fn clock_error(&mut self) -> i64 {
@@ -153,8 +182,7 @@ impl World {
     }
 
     pub(super) fn at(&mut self, at_us: u64, event: Event) {
-        self.scheduled += 1;
-        self.events.insert((at_us.max(self.now_us), self.scheduled), event);
+        self.events.push(at_us.max(self.now_us), event);
     }
 
     pub(super) fn after(&mut self, wait_us: u64, event: Event) {
@@ -163,7 +191,7 @@ impl World {
 
     /// Runs until the calm ring has completed everything, or something is violated.
     pub fn run(&mut self) -> Checked {
-        while let Some(((at_us, _), event)) = self.events.pop_first() {
+        while let Some((at_us, event)) = self.events.pop() {
             self.now_us = at_us;
             self.totals.events += 1;
             self.handle(event)?;
@@ -224,7 +252,7 @@ impl World {
 
     pub(super) fn start(&mut self, id: NodeId) -> Checked {
         let node = self.nodes.get_mut(&id).expect("only known nodes start");
-        if node.process.is_some() {
+        if node.process.is_some() || node.disk_fails > 0 {
             return Ok(());
         }
         self.lives += 1;
@@ -288,6 +316,7 @@ impl World {
         for &node in &nodes {
             let state = self.nodes.get_mut(&node).expect("it is listed");
             state.slow = 1;
+            state.disk_fails = 0;
             state.paused_until_us = 0;
             self.start(node)?;
         }

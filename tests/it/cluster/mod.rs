@@ -15,6 +15,7 @@ mod full_disk;
 mod handles;
 mod interrupt;
 mod kill;
+mod linearizable;
 mod load;
 mod power_loss;
 mod races;

@@ -1,0 +1,474 @@
+//! Whether a recorded history of calls can be explained by one order of them.
+//!
+//! The search is that of Wing and Gong ("Testing and verifying concurrent objects", 1993) with
+//! Lowe's memory of what was tried ("Testing for linearizability", 2017): take any call that
+//! may come first, see whether a sequential model gives the answer that was recorded, go on,
+//! and come back when stuck. A history is checked for each object alone, since linearizability
+//! is local to objects (Herlihy and Wing, 1990); an object here is a pair of names, so that
+//! renames stay inside.
+//!
+//! What FusionFS promises is not one rule for all calls (docs/SEMANTICS.md):
+//! - A change that **succeeds** takes effect between its call and its return, in an order that
+//!   all zones share.
+//! - A read, and a refusal, which the kernel may give from what the zone knows, shows the state
+//!   at some place of that order: not after its return, and not before what its zone has seen
+//!   or done already.
+//! - A call that got **no answer** has happened at any time after it began, or never.
+
+use std::collections::HashSet;
+
+/// One call of a client. A client makes one call at a time, in the order of the history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// What it has seen and done is one line: here a zone.
+    pub client: usize,
+    /// On a clock that all clients share, µs.
+    pub began_us: u64,
+    pub ended_us: u64,
+    pub action: Action,
+    pub answer: Answer,
+}
+
+/// What is done with the names 0 and 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// mkdir, symlink, or open with O_EXCL: with this value from the beginning, if any.
+    Make { name: usize, value: Option<u32> },
+    /// rmdir, unlink.
+    Remove { name: usize },
+    /// From this name to the other one.
+    Rename { from: usize, how: Rename },
+    /// setxattr.
+    Set { name: usize, value: u32, how: Set },
+    /// readlink, getxattr.
+    Read { name: usize },
+    /// A read that waits until the zone knows everything that was agreed when it began.
+    ReadFresh { name: usize },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rename {
+    Replace,
+    NoReplace,
+    Exchange,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Set {
+    Any,
+    /// XATTR_CREATE
+    Create,
+    /// XATTR_REPLACE
+    Replace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Done,
+    Value(u32),
+    /// EEXIST
+    Exists,
+    /// ENOENT
+    Missing,
+    /// ENODATA
+    NoValue,
+    /// None: the daemon died, or the call was given up.
+    Unknown,
+}
+
+/// What is behind a name: a value, if it has got one.
+type Thing = Option<u32>;
+type State = [Option<Thing>; 2];
+
+/// Why a history cannot be explained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// The longest part that can be, and the calls of which none can be the next.
+    NoOrder { explained: usize, state: State, stuck: Vec<Call> },
+    /// Too many orders to try.
+    Undecided,
+}
+
+/// Checks the history of one pair of names, which are both absent at first.
+///
+/// # Errors
+/// [`Violation`] if no order of the calls explains every answer.
+pub fn check(history: &[Call]) -> Result<(), Violation> {
+    Search::new(history).run()
+}
+
+struct Search<'a> {
+    /// Calls with an answer, of each client in its order.
+    clients: Vec<Vec<&'a Call>>,
+    /// Calls without an answer that may have happened.
+    unanswered: Vec<&'a Call>,
+    seen: HashSet<Place>,
+}
+
+/// How much is explained.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Place {
+    /// Of each client, how many calls.
+    done: Vec<u32>,
+    /// Which of the unanswered calls.
+    happened: Vec<bool>,
+    state: State,
+}
+
+impl<'a> Search<'a> {
+    fn new(history: &'a [Call]) -> Search<'a> {
+        let count = history.iter().map(|call| call.client + 1).max().unwrap_or(0);
+        let mut clients = vec![Vec::new(); count];
+        let mut unanswered = Vec::new();
+        for call in history {
+            match (call.answer, call.action) {
+                (Answer::Unknown, Action::Read { .. } | Action::ReadFresh { .. }) => {}
+                (Answer::Unknown, _) => unanswered.push(call),
+                _ => clients[call.client].push(call),
+            }
+        }
+        Search { clients, unanswered, seen: HashSet::new() }
+    }
+
+    fn run(mut self) -> Result<(), Violation> {
+        let start = Place {
+            done: vec![0; self.clients.len()],
+            happened: vec![false; self.unanswered.len()],
+            state: [None, None],
+        };
+        let mut farthest = start.clone();
+        let mut open = vec![start];
+        while let Some(place) = open.pop() {
+            if self.is_complete(&place) {
+                return Ok(());
+            }
+            if explained(&place) > explained(&farthest) {
+                farthest = place.clone();
+            }
+            let next = self.next(&place);
+            // The last one is tried first: answered calls before those that may never happen.
+            open.extend(next.into_iter().filter(|place| self.seen.insert(place.clone())));
+            if self.seen.len() > PLACES_MAX {
+                return Err(Violation::Undecided);
+            }
+        }
+        let stuck = self.waiting(&farthest).into_iter().cloned().collect();
+        let explained = explained(&farthest);
+        Err(Violation::NoOrder { explained, state: farthest.state, stuck })
+    }
+
+    fn is_complete(&self, place: &Place) -> bool {
+        self.clients.iter().zip(&place.done).all(|(calls, done)| calls.len() == *done as usize)
+    }
+
+    /// Of each client the first call that is not explained.
+    fn waiting(&self, place: &Place) -> Vec<&'a Call> {
+        let clients = self.clients.iter().zip(&place.done);
+        clients.filter_map(|(calls, &done)| calls.get(done as usize).copied()).collect()
+    }
+
+    fn next(&self, place: &Place) -> Vec<Place> {
+        // Whoever began after another call had returned comes after it.
+        let first_end_us = self.waiting(place).iter().map(|call| call.ended_us).min();
+        let in_time = |call: &Call| first_end_us.is_none_or(|us| call.began_us <= us);
+        let mut next = Vec::new();
+        for (number, call) in self.unanswered.iter().enumerate() {
+            let (state, answer) = apply(place.state, call.action);
+            if !place.happened[number] && in_time(call) && answer == Answer::Done {
+                let mut happened = place.happened.clone();
+                happened[number] = true;
+                next.push(Place { done: place.done.clone(), happened, state });
+            }
+        }
+        let mut answered: Vec<(u64, Place)> = Vec::new();
+        for (client, calls) in self.clients.iter().enumerate() {
+            let Some(call) = calls.get(place.done[client] as usize) else { continue };
+            let (state, answer) = apply(place.state, call.action);
+            if answer == call.answer && (is_local(call) || in_time(call)) {
+                let mut done = place.done.clone();
+                done[client] += 1;
+                let happened = place.happened.clone();
+                answered.push((call.ended_us, Place { done, happened, state }));
+            }
+        }
+        answered.sort_by_key(|(ended_us, _)| std::cmp::Reverse(*ended_us));
+        next.extend(answered.into_iter().map(|(_, place)| place));
+        next
+    }
+}
+
+fn explained(place: &Place) -> usize {
+    place.done.iter().map(|done| *done as usize).sum()
+}
+
+/// The answer may show an earlier state than that at the time of the call.
+fn is_local(call: &Call) -> bool {
+    match (call.action, call.answer) {
+        (Action::ReadFresh { .. }, _) => false,
+        (Action::Read { .. }, _) => true,
+        (_, answer) => answer != Answer::Done,
+    }
+}
+
+/// The sequential model.
+fn apply(state: State, action: Action) -> (State, Answer) {
+    let refused = |answer| (state, answer);
+    let mut new = state;
+    match action {
+        Action::Make { name, value } => {
+            if state[name].is_some() {
+                return refused(Answer::Exists);
+            }
+            new[name] = Some(value);
+        }
+        Action::Remove { name } => {
+            if state[name].is_none() {
+                return refused(Answer::Missing);
+            }
+            new[name] = None;
+        }
+        Action::Rename { from, how } => match (how, state[from], state[1 - from]) {
+            (_, None, _) | (Rename::Exchange, _, None) => return refused(Answer::Missing),
+            (Rename::NoReplace, _, Some(_)) => return refused(Answer::Exists),
+            (Rename::Exchange, ..) => new.swap(0, 1),
+            (Rename::Replace | Rename::NoReplace, ..) => {
+                new[1 - from] = state[from];
+                new[from] = None;
+            }
+        },
+        Action::Set { name, value, how } => match (state[name], how) {
+            (None, _) => return refused(Answer::Missing),
+            (Some(Some(_)), Set::Create) => return refused(Answer::Exists),
+            (Some(None), Set::Replace) => return refused(Answer::NoValue),
+            _ => new[name] = Some(Some(value)),
+        },
+        Action::Read { name } | Action::ReadFresh { name } => {
+            return refused(match state[name] {
+                None => Answer::Missing,
+                Some(None) => Answer::NoValue,
+                Some(Some(value)) => Answer::Value(value),
+            });
+        }
+    }
+    (new, Answer::Done)
+}
+
+/// Some hundred megabytes.
+const PLACES_MAX: usize = 3_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    const A: usize = 0;
+    const B: usize = 1;
+
+    fn call(client: usize, time: (u64, u64), action: Action, answer: Answer) -> Call {
+        Call { client, began_us: time.0, ended_us: time.1, action, answer }
+    }
+
+    fn make(name: usize, value: u32) -> Action {
+        Action::Make { name, value: Some(value) }
+    }
+
+    fn remove(name: usize) -> Action {
+        Action::Remove { name }
+    }
+
+    fn read(name: usize) -> Action {
+        Action::Read { name }
+    }
+
+    #[track_caller]
+    fn check_refused(history: &[Call]) {
+        let result = check(history);
+        assert!(matches!(result, Err(Violation::NoOrder { .. })), "{result:?}");
+    }
+
+    #[test]
+    fn calls_at_the_same_time_may_come_in_any_order() {
+        // The removal returned first, but the making came before it.
+        let history = [
+            call(0, (0, 90), make(A, 1), Answer::Done),
+            call(1, (10, 20), remove(A), Answer::Done),
+            call(2, (30, 40), read(A), Answer::Missing),
+        ];
+        assert_eq!(check(&history), Ok(()));
+    }
+
+    #[test]
+    fn two_winners_of_a_name_are_refused() {
+        let both = [
+            call(0, (0, 90), make(A, 1), Answer::Done),
+            call(1, (10, 80), make(A, 2), Answer::Done),
+        ];
+        check_refused(&both);
+        let one = [both[0].clone(), call(1, (10, 80), make(A, 2), Answer::Exists)];
+        assert_eq!(check(&one), Ok(()));
+    }
+
+    #[test]
+    fn a_change_that_returned_comes_before_one_that_begins_later() {
+        // Removed at 20..30 before it was made at 40..50.
+        check_refused(&[
+            call(1, (20, 30), remove(A), Answer::Done),
+            call(0, (40, 50), make(A, 1), Answer::Done),
+        ]);
+    }
+
+    #[test]
+    fn an_acknowledged_change_that_is_lost_is_refused() {
+        check_refused(&[
+            call(0, (0, 10), make(A, 1), Answer::Done),
+            call(1, (20, 30), make(A, 2), Answer::Done),
+        ]);
+    }
+
+    #[test]
+    fn reads_may_lag_but_not_go_back() {
+        let mut history = vec![
+            call(0, (0, 10), make(A, 1), Answer::Done),
+            call(0, (20, 30), remove(A), Answer::Done),
+            call(1, (100, 101), read(A), Answer::Missing),
+            call(1, (110, 111), read(A), Answer::Value(1)),
+            call(1, (120, 121), read(A), Answer::Missing),
+        ];
+        assert_eq!(check(&history), Ok(()));
+        history.push(call(1, (130, 131), read(A), Answer::Value(1)));
+        check_refused(&history);
+    }
+
+    #[test]
+    fn a_fresh_read_does_not_lag() {
+        let made = call(0, (0, 10), make(A, 1), Answer::Done);
+        let stale = Answer::Missing;
+        let fresh = Action::ReadFresh { name: A };
+        assert_eq!(check(&[made.clone(), call(1, (20, 21), read(A), stale)]), Ok(()));
+        check_refused(&[made.clone(), call(1, (20, 21), fresh, stale)]);
+        assert_eq!(check(&[made, call(1, (20, 21), fresh, Answer::Value(1))]), Ok(()));
+    }
+
+    #[test]
+    fn a_client_sees_what_it_did() {
+        check_refused(&[
+            call(0, (0, 10), make(A, 1), Answer::Done),
+            call(0, (20, 21), read(A), Answer::Missing),
+        ]);
+        // And what it saw was there when it acted: nobody else has removed it.
+        check_refused(&[
+            call(0, (0, 10), make(A, 1), Answer::Done),
+            call(1, (20, 21), read(A), Answer::Value(1)),
+            call(1, (30, 40), make(A, 2), Answer::Done),
+        ]);
+    }
+
+    #[test]
+    fn reads_see_no_future_and_no_invention() {
+        check_refused(&[
+            call(1, (0, 10), read(A), Answer::Value(1)),
+            call(0, (20, 30), make(A, 1), Answer::Done),
+        ]);
+        check_refused(&[
+            call(0, (0, 10), make(A, 1), Answer::Done),
+            call(1, (20, 30), read(A), Answer::Value(7)),
+        ]);
+    }
+
+    #[test]
+    fn an_unanswered_call_happens_late_or_never_but_not_twice() {
+        let lost = call(0, (0, 10), make(A, 1), Answer::Unknown);
+        let seen = |at, answer| call(1, (at, at + 1), read(A), answer);
+        assert_eq!(check(&[lost.clone(), seen(900, Answer::Missing)]), Ok(()));
+        let late = [lost, seen(900, Answer::Missing), seen(950, Answer::Value(1))];
+        assert_eq!(check(&late), Ok(()));
+        let mut twice = late.to_vec();
+        twice.push(call(1, (960, 970), remove(A), Answer::Done));
+        assert_eq!(check(&twice), Ok(()));
+        twice.push(seen(980, Answer::Value(1)));
+        check_refused(&twice);
+    }
+
+    #[test]
+    fn renames_move_what_is_there() {
+        let rename = |from, how| Action::Rename { from, how };
+        let mut history = vec![
+            call(0, (0, 1), make(A, 1), Answer::Done),
+            call(0, (2, 3), make(B, 2), Answer::Done),
+            call(0, (4, 5), rename(A, Rename::NoReplace), Answer::Exists),
+            call(0, (6, 7), rename(A, Rename::Exchange), Answer::Done),
+            call(0, (8, 9), rename(A, Rename::Replace), Answer::Done),
+            call(0, (10, 11), read(A), Answer::Missing),
+        ];
+        assert_eq!(
+            check(&[history.clone(), vec![call(0, (12, 13), read(B), Answer::Value(2))]].concat()),
+            Ok(())
+        );
+        history.push(call(0, (12, 13), read(B), Answer::Value(1)));
+        check_refused(&history);
+    }
+
+    #[test]
+    fn marks_are_set_once_or_again_as_asked() {
+        let plain = Action::Make { name: A, value: None };
+        let set = |value, how| Action::Set { name: A, value, how };
+        let history = [
+            call(0, (0, 1), plain, Answer::Done),
+            call(0, (2, 3), read(A), Answer::NoValue),
+            call(0, (4, 5), set(1, Set::Replace), Answer::NoValue),
+            call(0, (6, 7), set(1, Set::Create), Answer::Done),
+            call(1, (8, 9), set(2, Set::Create), Answer::Exists),
+            call(1, (10, 11), set(2, Set::Replace), Answer::Done),
+            call(1, (12, 13), read(A), Answer::Value(2)),
+        ];
+        assert_eq!(check(&history), Ok(()));
+        let both = [
+            history[0].clone(),
+            call(0, (6, 9), set(1, Set::Create), Answer::Done),
+            call(1, (6, 9), set(2, Set::Create), Answer::Done),
+        ];
+        check_refused(&both);
+    }
+
+    /// Histories of a correct object are accepted, however they overlap; with one answer
+    /// changed to what the object did not say, most are not.
+    #[test]
+    fn random_histories_of_a_correct_object_are_accepted() {
+        let mut refused = 0;
+        for seed in 0..200 {
+            let mut random = Random::new(seed);
+            let mut history = Vec::new();
+            let mut free_us = [0; 3];
+            let mut state = [None, None];
+            // Each takes effect at a time of its own, within its call.
+            for effect_us in (1..=120).map(|step| step * 10) {
+                let client = random.below(3) as usize;
+                let name = random.below(2) as usize;
+                let action = match random.below(5) {
+                    0 | 1 => make(name, effect_us as u32),
+                    2 => remove(name),
+                    3 => Action::Rename { from: name, how: Rename::Replace },
+                    _ => Action::ReadFresh { name },
+                };
+                let early_us: u64 = effect_us - random.below(10);
+                let began_us = early_us.saturating_sub(random.below(40)).max(free_us[client]);
+                let ended_us = effect_us + random.below(40);
+                if began_us > effect_us {
+                    continue; // It is still busy.
+                }
+                free_us[client] = ended_us + 1;
+                let (new, answer) = apply(state, action);
+                state = new;
+                history.push(call(client, (began_us, ended_us), action, answer));
+            }
+            assert_eq!(check(&history), Ok(()), "seed {seed}");
+            let at = random.below(history.len() as u64) as usize;
+            history[at].answer = match history[at].answer {
+                Answer::Done => Answer::Missing,
+                _ => Answer::Done,
+            };
+            refused += u32::from(check(&history).is_err());
+        }
+        assert!(refused > 150, "only {refused} of 200 wrong histories were noticed");
+    }
+}

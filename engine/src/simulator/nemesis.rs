@@ -42,7 +42,9 @@ impl World {
                 Ok(())
             }
             Fault::Shutdown { node, down_us } => {
-                self.after(down_us + SHUTDOWN_US, Event::Start { node });
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    node.down_us = down_us;
+                }
                 self.step(node, Input::Shutdown)
             }
             Fault::Isolate { node, for_us } => {
@@ -184,6 +186,8 @@ impl World {
         let node = self.nodes.get_mut(&id).expect("it has just stepped");
         node.disk.sync(node.disk.written());
         node.process = None;
+        let down_us = node.down_us;
+        self.after(down_us, Event::Start { node: id });
         self.note(|_| format!("{id:?} has shut down"));
     }
 
@@ -285,6 +289,3 @@ impl World {
 
 /// Agreements that a node keeps at least: truncation leaves a few.
 const ORDER_LEFT: usize = 2;
-
-/// Longer than a graceful end may take.
-const SHUTDOWN_US: u64 = 3_500_000;

@@ -16,6 +16,8 @@ pub(super) struct Node {
     pub slow: u64,
     /// Faults that let flushes fail.
     pub disk_fails: u32,
+    /// After a graceful end it starts again so much later, µs.
+    pub down_us: u64,
     /// Everything that concerns the node waits until then.
     pub paused_until_us: u64,
     pub process: Option<Process>,
@@ -62,6 +64,7 @@ impl Node {
             clock_us,
             slow: 1,
             disk_fails: 0,
+            down_us: 0,
             paused_until_us: 0,
             process: None,
             points: 0,

@@ -317,6 +317,9 @@ impl World {
             let state = self.nodes.get_mut(&node).expect("it is listed");
             state.slow = 1;
             state.disk_fails = 0;
+            // Whoever still stops or crashes is back soon.
+            state.down_us = 1;
+            state.crash_at = state.crash_at.map(|(point, down_us)| (point, down_us.min(1_000_000)));
             state.paused_until_us = 0;
             self.start(node)?;
         }

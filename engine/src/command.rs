@@ -3,6 +3,7 @@
 use minicbor::{Decode, Encode};
 
 use crate::ids::{BodyId, Gsn, Ino, NodeId, OpId, Version, VolumeId, ZoneId};
+use crate::locks::{ByteRange, FileLocks, LockKind, LockMode};
 use crate::time::Timestamp;
 
 /// One change of a namespace. Ids, times and credentials are chosen by the proposer, so that
@@ -278,6 +279,91 @@ pub enum Op {
         #[n(3)]
         creator: NodeId,
     },
+    /// Asks for a lock of a file that no single node keeps the locks of. The owner is one of
+    /// the origin's.
+    #[n(18)]
+    Lock {
+        #[n(0)]
+        ino: Ino,
+        #[n(1)]
+        want: LockWant,
+        /// Queues the request when it cannot be granted now; else it is refused (`Locked`).
+        #[n(2)]
+        wait: Option<LockWait>,
+    },
+    /// Gives up what an owner of the origin holds within a range.
+    #[n(19)]
+    Unlock {
+        #[n(0)]
+        ino: Ino,
+        #[n(1)]
+        owner: u64,
+        #[n(2)]
+        kind: LockKind,
+        #[n(3)]
+        range: ByteRange,
+    },
+    /// Takes a waiting request of the origin back: `NotFound` if it waits no more.
+    #[n(20)]
+    CancelLock {
+        #[n(0)]
+        ino: Ino,
+        #[n(1)]
+        ticket: u64,
+    },
+    /// Makes the origin the keeper of the locks of a file that nobody has locked.
+    #[n(21)]
+    KeepLocks {
+        #[n(0)]
+        ino: Ino,
+    },
+    /// The keeper hands a file's locks over to the agreed tables, as it has them.
+    #[n(22)]
+    ShareLocks {
+        #[n(0)]
+        ino: Ino,
+        #[n(1)]
+        locks: FileLocks,
+        /// Another node wants them; else the keeper has no use for them any more.
+        #[n(2)]
+        asked: bool,
+    },
+    /// Gives up every lock that starts of `node` before `boot` had or kept.
+    #[n(23)]
+    DropLocks {
+        #[n(0)]
+        node: NodeId,
+        #[n(1)]
+        boot: u64,
+    },
+}
+
+/// The lock that an owner of a command's origin wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct LockWant {
+    #[n(0)]
+    pub owner: u64,
+    #[n(1)]
+    pub kind: LockKind,
+    #[n(2)]
+    pub mode: LockMode,
+    #[n(3)]
+    pub range: ByteRange,
+    #[n(4)]
+    pub pid: u32,
+    #[n(5)]
+    pub solo: bool,
+}
+
+/// How a request waits: see [`crate::locks::Waiter`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct LockWait {
+    #[n(0)]
+    pub ticket: u64,
+    #[n(1)]
+    pub detects: bool,
 }
 
 /// What a new inode is.

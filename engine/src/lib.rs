@@ -1,7 +1,7 @@
 //! FusionFS's core, without any I/O.
 //!
 //! What it is: the agreement protocol ([`consensus`]), the namespace that agreed commands
-//! change ([`namespace`]), the rules that say which zone holds what ([`placement`]), the
+//! change ([`namespace`]), locks of files ([`locks`]), the rules that say which zone holds what ([`placement`]), the
 //! cutting of bodies into chunks ([`chunking`]), and a simulator for whole rings
 //! ([`simulator`]).
 //!
@@ -15,6 +15,7 @@ pub mod chunking;
 pub mod command;
 pub mod consensus;
 pub mod ids;
+pub mod locks;
 pub mod namespace;
 pub mod outcome;
 pub mod placement;

@@ -20,6 +20,12 @@ pub enum Outcome {
     Published(#[n(0)] Version),
     #[n(3)]
     Refused(#[n(0)] Refusal),
+    /// The lock is another's; the request waits.
+    #[n(4)]
+    Waiting,
+    /// The lock is another's, and what its owner held in another mode is given up (flock).
+    #[n(5)]
+    Busy,
 }
 
 /// Why a command changed nothing.
@@ -82,4 +88,16 @@ pub enum Refusal {
     #[n(17)]
     #[error("no space left for this operation")]
     NoSpace,
+    #[n(18)]
+    #[error("another owner holds a lock there")]
+    Locked,
+    #[n(19)]
+    #[error("waiting for this lock would never end")]
+    Deadlock,
+    #[n(20)]
+    #[error("the file has too many locks")]
+    TooManyLocks,
+    #[n(21)]
+    #[error("node {0} keeps the locks of this file")]
+    LocksKept(#[n(0)] NodeId),
 }

@@ -1,9 +1,10 @@
-//! What the rings of tests share: a cluster of real daemons, whole trees, waiting without
-//! sleeping, a checker of histories, and the rule for machines without FUSE.
+//! What the rings of tests share: a cluster of real daemons, whole trees, processes
+//! that lock files, waiting without sleeping, a checker of histories, and the rule for machines without FUSE.
 
 pub mod cluster;
 pub mod fuse;
 pub mod linearizable;
+pub mod locker;
 pub mod program;
 pub mod random;
 pub mod tree;

@@ -21,6 +21,9 @@ impl Command {
                 node.name.len() + node.zone_name.len() + node.address.len()
             }
             Op::MoveNode { address, .. } => address.len(),
+            Op::ShareLocks { locks, .. } => {
+                (locks.held().len() + locks.waiting().len()) * LOCK_BYTES
+            }
             Op::CreateJoinToken { zone, .. } => zone.len(),
             _ => 0,
         };
@@ -39,5 +42,7 @@ impl Entry {
     }
 }
 
+/// Two offsets, an owner and a process.
+const LOCK_BYTES: usize = 56;
 /// Ids, times and numbers of one command.
 const FIXED: usize = 96;

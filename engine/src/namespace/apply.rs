@@ -6,6 +6,7 @@ use super::state::State;
 use super::tables::{Overlay, Tables, TablesError};
 use crate::command::{Command, Name, Op};
 use crate::ids::{Gsn, Ino, NodeId, Version};
+use crate::locks::{FileLocks, LockOwner};
 use crate::outcome::{Outcome, Refusal};
 
 /// What applying a command did.
@@ -42,6 +43,12 @@ pub enum Touched {
     Volumes,
     /// A node reported how far it holds its bodies.
     Held { node: NodeId },
+    /// A request that waited has its lock.
+    LockGranted { ino: Ino, owner: LockOwner, ticket: u64 },
+    /// A request that waited would do so for ever.
+    LockDenied { ino: Ino, owner: LockOwner, ticket: u64 },
+    /// The file left the tables while it was locked; `locks` is how. [`Touched::Gone`] follows.
+    LocksGone { ino: Ino, locks: FileLocks },
 }
 
 /// Applies the command agreed at `gsn`, after those of smaller GSNs and after the commands
@@ -112,6 +119,16 @@ fn run_op<T: Tables>(state: &mut State<'_, T>, command: &Command) -> Result<Outc
         Op::HeldUpto { node, gsn } => super::member::held_upto(state, command, *node, *gsn),
         Op::CreateVolume { .. } => super::volume::create(state, command),
         Op::MoveNode { node, address } => super::member::move_node(state, *node, address),
+        Op::Lock { ino, want, wait } => super::lock::lock(state, command, *ino, *want, *wait),
+        Op::Unlock { ino, owner, kind, range } => {
+            super::lock::unlock(state, command, *ino, (*owner, *kind), *range)
+        }
+        Op::CancelLock { ino, ticket } => super::lock::cancel(state, command, *ino, *ticket),
+        Op::KeepLocks { ino } => super::lock::keep(state, command, *ino),
+        Op::ShareLocks { ino, locks, asked } => {
+            super::lock::share(state, command, *ino, locks, *asked)
+        }
+        Op::DropLocks { node, boot } => super::lock::drop_starts(state, command, *node, *boot),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::command::Name;
 use crate::ids::{Ino, NodeId, VolumeId};
+use crate::locks::LockOwner;
 
 pub(super) const VOLUME: &[u8] = b"V";
 pub(super) const SUMMARY: &[u8] = b"S";
@@ -11,6 +12,7 @@ pub(crate) const ORIGINS: &[u8] = b"O";
 pub(super) const HELD: &[u8] = b"H";
 pub(super) const JOIN_TOKENS: &[u8] = b"J";
 pub(super) const VOLUMES: &[u8] = b"W";
+pub(super) const LOCKS: &[u8] = b"L";
 
 pub(super) fn inode(ino: Ino) -> Vec<u8> {
     key(b'I', &ino.0.to_be_bytes(), &[])
@@ -65,6 +67,28 @@ pub(super) fn volume(id: VolumeId) -> Vec<u8> {
 /// The volume behind a one-byte table prefix, for keys of the shape `| table | u32 |`.
 pub(super) fn volume_id(key: &[u8]) -> Option<VolumeId> {
     key.get(1..)?.try_into().ok().map(|bytes| VolumeId(u32::from_be_bytes(bytes)))
+}
+
+pub(super) fn locks(ino: Ino) -> Vec<u8> {
+    key(b'L', &ino.0.to_be_bytes(), &[])
+}
+
+/// What all keys of waits of `owner` begin with.
+pub(super) fn lock_waits(owner: LockOwner) -> Vec<u8> {
+    let mut key = key(b'G', &owner.node.0.to_be_bytes(), &owner.boot.to_be_bytes());
+    key.extend_from_slice(&owner.id.to_be_bytes());
+    key
+}
+
+pub(super) fn lock_wait(owner: LockOwner, ino: Ino) -> Vec<u8> {
+    let mut key = lock_waits(owner);
+    key.extend_from_slice(&ino.0.to_be_bytes());
+    key
+}
+
+/// The file behind the owner in a key of [`lock_wait`].
+pub(super) fn lock_wait_ino(key: &[u8]) -> Option<Ino> {
+    key.get(19..)?.try_into().ok().map(|bytes| Ino(u64::from_be_bytes(bytes)))
 }
 
 /// The number behind a one-byte table prefix, for keys of the shape `| table | u64 |`.

@@ -22,6 +22,8 @@
 //! | held       | `H`, node u16                 | gsn u64 |
 //! | join tokens| `J`, id u64                   | join token in CBOR |
 //! | volumes    | `W`, volume u32               | child volume in CBOR; in the root volume only |
+//! | locks      | `L`, ino u64                  | [`LockRow`] in CBOR |
+//! | lock waits | `G`, node u16, boot u64, owner u64, ino u64 | nothing: that owner of a POSIX lock waits there |
 //! | volume     | `V`                           | volume key, 32 bytes |
 //! | summary    | `S`                           | row hash 32 bytes, inodes u64, bytes u64 |
 //!
@@ -51,6 +53,7 @@ mod inode;
 mod join_token;
 pub(crate) mod keys;
 mod link;
+mod lock;
 mod make;
 mod member;
 mod publish;
@@ -73,6 +76,7 @@ pub use directory::DirEntry;
 pub use genesis::{VolumeParams, genesis, genesis_of_child};
 pub use inode::{Directory, FileType, Inode};
 pub use join_token::JoinToken;
+pub use lock::{Keeper, LockRow, LockUse};
 pub use state_hash::{Usage, recompute};
 pub use tables::{Changes, MemoryTables, Overlay, Tables, TablesError};
 pub use view::View;

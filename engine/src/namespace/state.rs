@@ -177,6 +177,9 @@ impl<T: Tables> State<'_, T> {
                 self.delete(key)?;
             }
         }
+        if last.is_file() {
+            super::lock::remove(self, ino)?;
+        }
         last.nlink = 0;
         self.touched.retain(|touched| *touched != Touched::Attr { ino });
         self.touch(Touched::Gone { ino, last });

@@ -8,6 +8,7 @@ use super::directory::{self, DirEntry};
 use super::inode::{FileType, Inode};
 use super::join_token::JoinToken;
 use super::keys;
+use super::lock::LockRow;
 use super::state_hash::{Summary, Usage};
 use super::tables::{Tables, TablesError};
 use super::volume::VolumeRecord;
@@ -154,6 +155,22 @@ impl<T: Tables> View<T> {
             Some(node) if self.member(node)?.is_some() => Ok(Some(node)),
             _ => Ok(None),
         }
+    }
+
+    /// The locks of `ino`, as far as they are agreed.
+    pub fn locks(&self, ino: Ino) -> Result<LockRow, TablesError> {
+        match self.0.get(&keys::locks(ino))? {
+            Some(value) => from_cbor(&value, "locks"),
+            None => Ok(LockRow::default()),
+        }
+    }
+
+    /// The files that are locked, or that a node keeps the locks of.
+    pub fn locked(&self) -> Result<Vec<(Ino, LockRow)>, TablesError> {
+        self.collect(keys::LOCKS, &[], usize::MAX, |key, value| {
+            let ino = keys::number(key).ok_or_else(|| malformed("locks"))?;
+            Ok((Ino(ino), from_cbor(value, "locks")?))
+        })
     }
 
     /// Up to where `node` said that it holds its bodies; GSN 0 if it never did.

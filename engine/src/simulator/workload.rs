@@ -1,8 +1,11 @@
 //! Commands that collide: few names, all in the root.
 
-use crate::command::{Command, Cred, Kind, Member, Name, Op, RenameHow, SetAttr, XattrHow};
+use crate::command::{
+    Command, Cred, Kind, LockWait, LockWant, Member, Name, Op, RenameHow, SetAttr, XattrHow,
+};
 use crate::consensus::random::Random;
 use crate::ids::{Gsn, Ino, NodeId, OpId, ZoneId};
+use crate::locks::{ByteRange, FileLocks, LockKind, LockMode};
 use crate::namespace::{Changes, MemoryTables, Overlay, VolumeParams, apply, genesis};
 use crate::time::Timestamp;
 
@@ -14,7 +17,7 @@ pub(super) fn command(random: &mut Random, id: OpId, ino_counter: &mut u64) -> C
         FIRST_INO + random.below(*ino_counter - FIRST_INO + 1),
     );
     let parent = Ino::ROOT;
-    let op = match random.below(10) {
+    let op = match random.below(13) {
         0..=3 => {
             *ino_counter += 1;
             let kind = if random.percent(70) { Kind::File } else { Kind::Directory };
@@ -38,10 +41,30 @@ pub(super) fn command(random: &mut Random, id: OpId, ino_counter: &mut u64) -> C
             let value = vec![b'v'; random.below(40) as usize];
             Op::SetXattr { ino: parent, name: b"user.x".to_vec(), value, how: XattrHow::Set }
         }
+        9..=11 => lock_op(random, any_ino, id),
         _ => Op::Noop,
     };
     let time = Timestamp::new(1_700_000_000 + id.seq as i64, 0);
     Command { id, time, cred: Cred { uid: 1000, gid: 1000 }, op }
+}
+
+/// Locks of few owners: they wait, meet, are kept and dropped.
+fn lock_op(random: &mut Random, ino: Ino, id: OpId) -> Op {
+    let (owner, kind) = (random.below(3), LockKind::Record);
+    let start = random.below(4);
+    let range = ByteRange { start, end: start + random.below(4) };
+    match random.below(8) {
+        0..=3 => {
+            let mode = if random.percent(50) { LockMode::Shared } else { LockMode::Exclusive };
+            let want = LockWant { owner, kind, mode, range, pid: 1, solo: false };
+            let wait = random.percent(50).then_some(LockWait { ticket: id.seq, detects: true });
+            Op::Lock { ino, want, wait }
+        }
+        4 | 5 => Op::Unlock { ino, owner, kind, range },
+        6 => Op::KeepLocks { ino },
+        _ if random.percent(50) => Op::ShareLocks { ino, locks: FileLocks::default(), asked: true },
+        _ => Op::DropLocks { node: id.origin, boot: id.boot },
+    }
 }
 
 fn name(random: &mut Random) -> Name {

@@ -394,6 +394,10 @@ impl Bodies for BodyService {
         self.release_body(handle);
     }
 
+    fn publish_written(&self, ino: Ino, done: Done<(), BodyError>) {
+        self.arc().publish_until_now(ino, done);
+    }
+
     fn seek(&self, handle: Handle, offset: u64, hole: bool, done: Done<u64, BodyError>) {
         self.arc().seek_handle(handle, offset, hole, done);
     }

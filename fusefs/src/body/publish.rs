@@ -283,7 +283,10 @@ impl OnApplied for BodyService {
                 Touched::Entry { .. }
                 | Touched::Attr { .. }
                 | Touched::Volumes
-                | Touched::Held { .. } => {}
+                | Touched::Held { .. }
+                | Touched::LockGranted { .. }
+                | Touched::LockDenied { .. }
+                | Touched::LocksGone { .. } => {}
             }
         }
         self.note_applied(gsn, contents);

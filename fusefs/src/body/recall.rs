@@ -1,4 +1,5 @@
-//! Gives the write token of a file back when another node asks for it.
+//! Gives the write token of a file back when another node asks for it, and publishes what was
+//! written before a lock is given up.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,9 +10,14 @@ use tokio::sync::oneshot;
 
 use super::BodyService;
 use super::error::tables;
+use super::layer::LayerId;
 use super::state::Token;
 use super::table::OpenBody;
-use crate::ops::ports::{BodyError, Caller, ProposeError};
+use crate::ops::ports::{BodyError, Caller, Done, ProposeError};
+
+/// What is written to a larger file that is still open is published with its close or its own
+/// lock: sealing all of it for somebody else's lock would take too long.
+const OPEN_BYTES_MAX: u64 = 64 << 20;
 
 impl BodyService {
     /// Stops writes of `ino`, seals and publishes what was written, and has the release of
@@ -41,6 +47,47 @@ impl BodyService {
         let released = self.seal_and_release(body).await;
         body.state(&*self.ring, &self.stages, None)?.token = Token::Unknown;
         released.map(|()| self.ring.applied_gsn())
+    }
+
+    /// See [`Bodies::publish_written`](crate::ops::ports::Bodies::publish_written).
+    pub(super) fn publish_until_now(self: &Arc<Self>, ino: Ino, done: Done<(), BodyError>) {
+        let mut written = Vec::new();
+        for body in self.table.all() {
+            let Some(state) = body.loaded() else { continue };
+            let wanted = body.ino == ino || state.writers == 0 || state.size() <= OPEN_BYTES_MAX;
+            if let (true, false, Some(newest)) = (wanted, state.gone, state.newest_layer()) {
+                drop(state);
+                written.push((body, newest));
+            }
+        }
+        if written.is_empty() {
+            return done(Ok(()));
+        }
+        let service = Arc::clone(self);
+        self.runtime.spawn(async move {
+            for (body, newest) in written {
+                service.published_upto(&body, newest).await;
+                service.table.forget_if_idle(body);
+            }
+            done(Ok(()));
+        });
+    }
+
+    /// Waits until what was written up to `newest` is on no way any more.
+    async fn published_upto(&self, body: &Arc<OpenBody>, newest: LayerId) {
+        loop {
+            // Registered before the look, so that no news is missed.
+            let settled = body.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            let is_there =
+                body.loaded().is_none_or(|state| state.gone || !state.has_layer_upto(newest));
+            if is_there {
+                return;
+            }
+            self.queue.add(body.ino, Instant::now());
+            settled.await;
+        }
     }
 
     async fn seal_and_release(self: &Arc<Self>, body: &Arc<OpenBody>) -> Result<(), BodyError> {

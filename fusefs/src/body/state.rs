@@ -189,6 +189,19 @@ impl State {
         self.top.is_some() || self.sealing.is_some()
     }
 
+    /// The newest layer that is not part of an agreed version.
+    pub fn newest_layer(&self) -> Option<LayerId> {
+        let sealing = self.sealing.as_ref().map(|sealing| sealing.frozen.layer.id());
+        self.top.as_ref().map(|top| top.layer.id()).or(sealing)
+    }
+
+    /// Whether a layer up to `newest` is not part of an agreed version.
+    pub fn has_layer_upto(&self, newest: LayerId) -> bool {
+        let sealing = self.sealing.as_ref().map(|sealing| sealing.frozen.layer.id());
+        let top = self.top.as_ref().map(|top| top.layer.id());
+        top.into_iter().chain(sealing).any(|id| id <= newest)
+    }
+
     pub fn is_recalled(&self) -> bool {
         self.token == Token::Recalled
     }

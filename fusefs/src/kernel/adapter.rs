@@ -13,21 +13,22 @@ use std::time::SystemTime;
 
 use engine::command::{Cred, Kind, Name, RenameHow, XattrHow};
 use engine::ids::Ino;
+use engine::locks::{Lock, LockKind};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
     InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::Kernel;
 use super::device::REQUEST_BYTES_MAX;
 use super::entry::NewEntry;
 use super::errno::errno;
-use super::listing;
 use super::reply::{FOREVER, GENERATION, NO_TIME, file_attr, no_entry, timestamp};
+use super::{listing, locks};
 use crate::ops::ports::{Caller, Handle};
-use crate::ops::{Fs, FsDone, FsError, NewInode, SetTime, Wanted, Written};
+use crate::ops::{Fs, FsDone, FsError, NewInode, SetTime, Wait, Wanted, Written};
 
 pub struct Adapter {
     kernel: Arc<Kernel>,
@@ -67,6 +68,7 @@ impl Adapter {
     ) -> Result<(NewInode, NewEntry), FsError> {
         let (parent, name, ino) = (Ino(parent.0), parse(name)?, self.fs().alloc_ino()?);
         let entry = NewEntry::expect(&self.kernel, ino, parent);
+        self.kernel.note_name(ino, name.as_bytes());
         Ok((NewInode { parent, name, ino, mode }, entry))
     }
 }
@@ -94,6 +96,7 @@ impl Filesystem for Adapter {
             // leads elsewhere or nowhere.
             for _ in 0..LOOKUP_ATTEMPTS_MAX {
                 let Some(ino) = self.fs().lookup(parent, &name)? else { return Ok(None) };
+                self.kernel.note_name(ino, name.as_bytes());
                 match NewEntry::expect(&self.kernel, ino, parent).attr() {
                     Err(FsError::Stale(_)) => continue,
                     result => return result.map(Some),
@@ -263,7 +266,7 @@ impl Filesystem for Adapter {
         let truncate = flags.0 & libc::O_TRUNC != 0;
         let (fs, ino) = (Arc::clone(self.fs()), Ino(ino.0));
         let done: FsDone<Handle> = Box::new(move |opened| match opened {
-            Ok(handle) => reply.opened(FileHandle(handle.0), open_flags(write)),
+            Ok(handle) => reply.opened(FileHandle(handle.0), OPEN_FLAGS),
             Err(e) => reply.error(errno(&e)),
         });
         fs.open(caller(req), ino, write, truncate, done);
@@ -284,7 +287,7 @@ impl Filesystem for Adapter {
             Err(e) => return reply.error(errno(&e)),
         };
         let exclusive = flags & libc::O_EXCL != 0;
-        let fs = Arc::clone(self.fs());
+        let (fs, ino) = (Arc::clone(self.fs()), new.ino);
         let done: FsDone<Handle> = Box::new(move |created| match created {
             Ok(handle) => match entry.attr() {
                 Ok(attr) => reply.created(
@@ -292,10 +295,10 @@ impl Filesystem for Adapter {
                     &file_attr(&attr),
                     GENERATION,
                     FileHandle(handle.0),
-                    open_flags(writes(flags)),
+                    OPEN_FLAGS,
                 ),
                 Err(e) => {
-                    fs.release(handle);
+                    fs.release(ino, handle);
                     reply.error(errno(&e));
                 }
             },
@@ -351,22 +354,86 @@ impl Filesystem for Adapter {
         self.fs().write(caller(req), ino, Handle(fh.0), offset, data, append, done);
     }
 
-    fn flush(&self, _: &Request, _: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.fs().flush(Handle(fh.0), empty(reply));
+    fn flush(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        self.fs().flush(caller(req), Ino(ino.0), Handle(fh.0), owner.0, empty(reply));
     }
 
     fn release(
         &self,
         _: &Request,
-        _: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.fs().release(Handle(fh.0));
+        self.fs().release(Ino(ino.0), Handle(fh.0));
         reply.ok();
+    }
+
+    fn getlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let Some(request) = locks::test(lock_owner.0, (start, end), typ, pid) else {
+            return reply.error(Errno::EINVAL);
+        };
+        let me = self.fs().me();
+        let done: FsDone<Option<Lock>> = Box::new(move |found| match found {
+            Ok(found) => locks::reply(found, me, reply),
+            Err(e) => reply.error(errno(&e)),
+        });
+        self.fs().lock(caller(req), Ino(ino.0), Handle(fh.0), request, done);
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        flock: bool,
+        reply: ReplyEmpty,
+    ) {
+        let kind = if flock { LockKind::Flock } else { LockKind::Record };
+        let wait = match (sleep, kind) {
+            (false, _) => Wait::No,
+            (true, LockKind::Record) if !locks::waits_for_open_file(req.pid()) => {
+                Wait::UnlessDeadlock
+            }
+            (true, _) => Wait::Yes,
+        };
+        let Some(request) = locks::set(lock_owner.0, kind, (start, end), typ, pid, wait) else {
+            return reply.error(Errno::EINVAL);
+        };
+        let kernel = Arc::clone(&self.kernel);
+        let done: FsDone<Option<Lock>> = Box::new(move |locked| match locked {
+            // What the owner before wrote, this one must see.
+            Ok(_) => kernel.invalidator.when_through(move || reply.ok()),
+            Err(e) => reply.error(errno(&e)),
+        });
+        self.fs().lock(caller(req), Ino(ino.0), Handle(fh.0), request, done);
     }
 
     fn fsync(&self, req: &Request, ino: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
@@ -542,14 +609,9 @@ fn writes(flags: i32) -> bool {
     flags & libc::O_ACCMODE != libc::O_RDONLY
 }
 
-/// Pages stay over opens, since they are taken back when they change; a reader's close has
-/// nothing to report.
-fn open_flags(write: bool) -> FopenFlags {
-    match write {
-        true => FopenFlags::FOPEN_KEEP_CACHE,
-        false => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
-    }
-}
+/// Pages stay over opens, since they are taken back when they change. Each close is told, also
+/// a reader's: it gives up the POSIX locks of its process.
+const OPEN_FLAGS: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE;
 
 fn entry_done(entry: NewEntry, reply: ReplyEntry) -> FsDone<()> {
     Box::new(move |result| match result.and_then(|()| entry.attr()) {
@@ -578,11 +640,13 @@ fn xattr_reply(value: Result<Vec<u8>, FsError>, size: u32, reply: ReplyXattr) {
 /// What this filesystem asks of the kernel, beyond fuser's own.
 ///
 /// Absent on purpose: the writeback cache (the kernel would then ignore sizes from elsewhere),
-/// locks (the kernel keeps them on this node), AUTO_INVAL_DATA (each local write would drop
+/// AUTO_INVAL_DATA (each local write would drop
 /// the pages of its file), EXPORT_SUPPORT (its lookups hold no directory's lock, which
 /// `invalidate` relies on).
-const WANTED_FLAGS: [InitFlags; 8] = [
+const WANTED_FLAGS: [InitFlags; 10] = [
     InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_POSIX_LOCKS,
+    InitFlags::FUSE_FLOCK_LOCKS,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
     InitFlags::FUSE_ATOMIC_O_TRUNC,

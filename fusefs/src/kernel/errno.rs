@@ -54,6 +54,10 @@ fn of_refusal(refusal: &Refusal) -> Errno {
         // Not for callers of the mount: our bug if they see it.
         Refusal::IdInUse | Refusal::BadJoinToken | Refusal::OldBoot => Errno::EIO,
         Refusal::NoSpace => Errno::ENOSPC,
+        Refusal::Locked => Errno::EAGAIN,
+        Refusal::Deadlock => Errno::EDEADLK,
+        // fcntl(2) names both: a full table, and a failed protocol to other machines.
+        Refusal::TooManyLocks | Refusal::LocksKept(_) => Errno::ENOLCK,
     }
 }
 

@@ -26,7 +26,7 @@
 //!   for the directory. So names that such a command touches are taken back as well while
 //!   a notification for one of them is on its way.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -74,6 +74,11 @@ struct Queue {
     ready: VecDeque<Ino>,
     /// Entries whose notification is not through, with how many there are.
     pending: HashMap<(Ino, Name), u32>,
+    /// Jobs that are not through, by number.
+    open: BTreeSet<u64>,
+    last_number: u64,
+    /// What waits until no job up to a number is open.
+    after: Vec<(u64, Box<dyn FnOnce() + Send>)>,
     workers: usize,
     idle: usize,
     stopped: bool,
@@ -83,6 +88,7 @@ struct Queue {
 /// when no local operation on those entries is under way.
 #[derive(Default)]
 struct Job {
+    number: u64,
     entries: Vec<(Ino, Name)>,
     inodes: BTreeMap<Ino, Depth>,
 }
@@ -122,6 +128,12 @@ impl Invalidator {
         queue.lanes.clear();
         queue.ready.clear();
         queue.pending.clear();
+        queue.open.clear();
+        let after = std::mem::take(&mut queue.after);
+        drop(queue);
+        for (_, then) in after {
+            then();
+        }
         self.woken.notify_all();
     }
 
@@ -151,12 +163,26 @@ impl Invalidator {
                 Touched::Token { .. }
                 | Touched::Members
                 | Touched::Volumes
-                | Touched::Held { .. } => {}
+                | Touched::Held { .. }
+                | Touched::LockGranted { .. }
+                | Touched::LockDenied { .. }
+                | Touched::LocksGone { .. } => {}
             }
         }
         if !job.inodes.is_empty() || !job.entries.is_empty() {
             self.push(job, origin == Origin::Caller);
         }
+    }
+
+    /// Runs `then` when everything that was queued before has been taken back.
+    pub fn when_through(&self, then: impl FnOnce() + Send + 'static) {
+        let mut queue = self.queue.lock();
+        if queue.open.is_empty() || queue.stopped {
+            drop(queue);
+            return then();
+        }
+        let last = queue.last_number;
+        queue.after.push((last, Box::new(then)));
     }
 
     /// Takes back the pages and attributes of one inode.
@@ -167,7 +193,7 @@ impl Invalidator {
     }
 
     /// `by_caller`: only where a notification for one of the job's entries is on its way.
-    fn push(self: &Arc<Self>, job: Job, by_caller: bool) {
+    fn push(self: &Arc<Self>, mut job: Job, by_caller: bool) {
         let mut queue = self.queue.lock();
         if queue.stopped {
             return;
@@ -180,6 +206,9 @@ impl Invalidator {
             (None, Some((ino, _))) => *ino,
             (None, None) => return,
         };
+        queue.last_number += 1;
+        job.number = queue.last_number;
+        queue.open.insert(job.number);
         for entry in &job.entries {
             *queue.pending.entry(entry.clone()).or_default() += 1;
         }
@@ -222,6 +251,15 @@ impl Invalidator {
             drop(queue);
             self.run(notify, &jobs);
             queue = self.queue.lock();
+            for job in &jobs {
+                queue.open.remove(&job.number);
+            }
+            let due = queue.due();
+            if !due.is_empty() {
+                drop(queue);
+                due.into_iter().for_each(|then| then());
+                queue = self.queue.lock();
+            }
             for entry in jobs.iter().flat_map(|job| &job.entries) {
                 queue.through(entry);
             }
@@ -267,6 +305,12 @@ impl Job {
 }
 
 impl Queue {
+    /// What waited for the jobs that are through now.
+    fn due(&mut self) -> Vec<Box<dyn FnOnce() + Send>> {
+        let oldest = self.open.first().copied().unwrap_or(u64::MAX);
+        self.after.extract_if(.., |(last, _)| *last < oldest).map(|(_, then)| then).collect()
+    }
+
     fn through(&mut self, entry: &(Ino, Name)) {
         if let Some(count) = self.pending.get_mut(entry) {
             *count -= 1;
@@ -387,6 +431,31 @@ mod tests {
         let rig = rig();
         rig.invalidator.applied(&[entry(Ino::ROOT, "a")], Origin::Caller);
         rig.expect_nothing();
+    }
+
+    #[test]
+    fn what_waits_runs_when_everything_queued_before_is_through() {
+        let rig = rig();
+        let (ran_sender, ran) = mpsc::channel();
+        let note = move |text: &'static str| {
+            let ran = ran_sender.clone();
+            move || ran.send(text).unwrap()
+        };
+        rig.invalidator.when_through(note("nothing is queued"));
+        assert_eq!(ran.recv().unwrap(), "nothing is queued");
+        rig.known.take_via(Ino::ROOT);
+        rig.known.add(HELD, Ino::ROOT);
+        rig.known.take_via(HELD);
+        rig.invalidator.applied(&[entry(HELD, "a")], Origin::Elsewhere);
+        rig.invalidator.when_through(note("after a"));
+        rig.invalidator.applied(&[Touched::Attr { ino: Ino::ROOT }], Origin::Elsewhere);
+        rig.expect(&["i1 attributes"]);
+        assert!(ran.try_recv().is_err());
+        for _ in 0..2 {
+            rig.go.send(()).unwrap();
+        }
+        assert_eq!(ran.recv().unwrap(), "after a");
+        rig.expect(&["i66 a", "i66 /", "i66 pages"]);
     }
 
     #[test]

@@ -51,6 +51,7 @@ pub fn fill_plus(
             Err(FsError::Stale(_)) => return Ok(false),
             Err(e) => return Err(e),
         };
+        kernel.note_name(entry.ino, &entry.name);
         let full = reply.add(ino, entry.cookie, name, &FOREVER, &attr, GENERATION);
         if full {
             kernel.forget(entry.ino, 1);

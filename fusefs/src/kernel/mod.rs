@@ -16,6 +16,7 @@ mod errno;
 mod invalidate;
 mod known;
 mod listing;
+mod locks;
 mod options;
 mod reply;
 pub mod watchdog;
@@ -99,6 +100,11 @@ impl Kernel {
                 "no watchdog: if this daemon is killed, `umount -f` may be needed");
             None
         });
+        let fs = Arc::clone(&self.fs);
+        std::thread::Builder::new()
+            .name("fuse-locks".to_owned())
+            .spawn(move || fs.watch_locks())
+            .map_err(undo)?;
         let session = std::thread::Builder::new()
             .name("fuse-session".to_owned())
             .spawn(move || {
@@ -116,7 +122,10 @@ impl Kernel {
     }
 
     fn ended(&self, path: &Path, ended: &io::Result<()>) {
-        let Err(e) = ended else { return self.invalidator.stop() };
+        let Err(e) = ended else {
+            self.fs.drop_locks();
+            return self.invalidator.stop();
+        };
         // A thread failed, and others may go on serving what is open: what they tell the
         // kernel is still to be taken back. No new use, and whoever waits for the mount hears
         // of it.
@@ -129,6 +138,18 @@ impl Kernel {
     /// The bytes of `ino` went back to the agreed version without an agreement.
     pub fn content_reverted(&self, ino: Ino) {
         self.invalidator.inode(ino);
+    }
+
+    /// See [`Fs::share_locks`].
+    pub fn share_locks(&self, ino: Ino, done: Box<dyn FnOnce() + Send>) {
+        self.fs.share_locks(ino, done);
+    }
+
+    /// The kernel is about to know `ino` by this name.
+    fn note_name(&self, ino: Ino, name: &[u8]) {
+        if locks::is_shared_memory(name) {
+            self.fs.mark_solo(ino);
+        }
     }
 
     /// How many inodes this node's kernel knows.
@@ -145,6 +166,8 @@ impl OnApplied for Kernel {
             }
         }
         self.invalidator.applied(touched, origin);
+        // Behind that: whoever gets a lock waits until the caches are right.
+        self.fs.locks_applied(touched);
     }
 }
 

@@ -3,6 +3,7 @@
 use engine::command::{Command, Kind, Member, Op, RenameHow};
 use engine::consensus::entry::EntryKind;
 use engine::consensus::record::OrderRecord;
+use engine::locks::{ByteRange, LockKind, LockMode};
 
 use super::report::node_name;
 use crate::admin::report::{LogCommand, LogEntry};
@@ -120,5 +121,40 @@ fn operation(op: &Op, members: &[Member]) -> (&'static str, String) {
         Op::MoveNode { node, address } => {
             ("move-node", format!("{} to {address}", node_name(members, *node)))
         }
+        Op::Lock { ino, want, wait } => {
+            let mode = match want.mode {
+                LockMode::Shared => "shared",
+                LockMode::Exclusive => "exclusive",
+            };
+            let wait = if wait.is_some() { ", may wait" } else { "" };
+            let kind = lock_kind(want.kind);
+            ("lock", format!("i{ino} {kind} {} {mode}{wait}", byte_range(want.range)))
+        }
+        Op::Unlock { ino, kind, range, .. } => {
+            ("unlock", format!("i{ino} {} {}", lock_kind(*kind), byte_range(*range)))
+        }
+        Op::CancelLock { ino, .. } => ("cancel-lock", format!("i{ino}")),
+        Op::KeepLocks { ino } => ("keep-locks", format!("i{ino}")),
+        Op::ShareLocks { ino, locks, .. } => {
+            let (held, waiting) = (locks.held().len(), locks.waiting().len());
+            ("share-locks", format!("i{ino} {held} held, {waiting} waiting"))
+        }
+        Op::DropLocks { node, boot } => {
+            ("drop-locks", format!("of {} before its start {boot}", node_name(members, *node)))
+        }
     }
+}
+
+fn lock_kind(kind: LockKind) -> &'static str {
+    match kind {
+        LockKind::Record => "record",
+        LockKind::Flock => "flock",
+    }
+}
+
+fn byte_range(range: ByteRange) -> String {
+    if range.end >= i64::MAX as u64 {
+        return format!("{}-", range.start);
+    }
+    format!("{}-{}", range.start, range.end)
 }

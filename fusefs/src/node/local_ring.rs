@@ -66,6 +66,10 @@ impl Ring for LocalRing {
         }))
     }
 
+    fn boot(&self) -> u64 {
+        self.store.boot()
+    }
+
     fn applied_gsn(&self) -> Gsn {
         self.pulse.applied()
     }
@@ -98,13 +102,24 @@ impl Ring for LocalRing {
     }
 
     fn recall(&self, holder: NodeId, ino: Ino, done: Done<(), ProposeError>) {
+        self.ask_to_give(holder, Ask::Recall { ino }, done);
+    }
+
+    fn ask_locks(&self, keeper: NodeId, ino: Ino, done: Done<(), ProposeError>) {
+        self.ask_to_give(keeper, Ask::ShareLocks { ino }, done);
+    }
+}
+
+impl LocalRing {
+    /// Asks `holder` to give something up by an agreement, and waits until that shows here.
+    fn ask_to_give(&self, holder: NodeId, ask: Ask, done: Done<(), ProposeError>) {
         let wire = self.wire.clone();
         let mut applied = self.pulse.watch_applied();
-        let request = Request::new(self.volume, self.pulse.applied(), Ask::Recall { ino });
+        let request = Request::new(self.volume, self.pulse.applied(), ask);
         self.runtime.spawn(async move {
             let asked = async {
                 let Ok(Response::At(gsn)) = wire.call(holder, request).await else { return false };
-                // The release shows here before the caller takes the token again.
+                // It shows here before the caller tries again.
                 applied.wait_for(|applied| *applied >= gsn).await.is_ok()
             };
             let result = match tokio::time::timeout(RECALL_TIMEOUT, asked).await {

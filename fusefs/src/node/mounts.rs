@@ -6,6 +6,8 @@ use std::sync::Arc;
 use engine::ids::{Gsn, Ino};
 use engine::namespace::Touched;
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
+use wire::{RefusedCode, Response};
 
 use crate::admin::control::{ControlError, MountRequest, UnmountRequest};
 use crate::admin::report::MountReport;
@@ -101,6 +103,27 @@ impl Mounts {
         let mut active = self.active.lock();
         self.forget_finished(&mut active);
         active.iter().map(|mount| mount.report.clone()).collect()
+    }
+
+    /// Hands the locks of a file over, as far as they are kept on this node, because another
+    /// one asks for them.
+    pub async fn share_locks(self: Arc<Self>, ino: Ino) -> Response {
+        let kernel = self.kernels.read().last().cloned();
+        let (sender, shared) = oneshot::channel();
+        let done: Box<dyn FnOnce() + Send> = Box::new(move || {
+            // The receiver is gone when the asker gave up; the locks are handed over all the
+            // same.
+            let _ = sender.send(());
+        });
+        match kernel {
+            Some(kernel) => kernel.share_locks(ino, done),
+            // What a mount kept is dropped with it.
+            None => done(),
+        }
+        match shared.await {
+            Ok(()) => Response::At(self.ring.applied_gsn()),
+            Err(_) => Response::refused(RefusedCode::Failed, "the locks are not handed over"),
+        }
     }
 
     /// See [`Kernel::content_reverted`].

@@ -9,9 +9,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use engine::command::Op;
 use engine::consensus::{Input, Message, Replica};
-use engine::ids::{NodeId, VolumeId};
-use engine::namespace::View;
+use engine::ids::{Ino, NodeId, VolumeId};
+use engine::namespace::{TablesError, View};
 use parking_lot::{Mutex, RwLock};
 use store::Store;
 use tokio::runtime::Handle;
@@ -35,7 +36,7 @@ use super::waiting;
 use crate::admin::control::ControlError;
 use crate::body::BodyService;
 use crate::config::Settings;
-use crate::ops::ports::{OnApplied, ProposeError, Ring};
+use crate::ops::ports::{Bodies, Caller, OnApplied, ProposeError, Ring};
 
 /// A running volume.
 pub struct Volume {
@@ -177,6 +178,7 @@ impl Volume {
             driver::run(replica, &Clock::default(), &event_queue, &outlets);
         })?;
 
+        drop_old_locks(&ring, &bodies).map_err(failed)?;
         let promoter =
             Promoter { ring: ring.clone(), pulse: pulse.clone(), events: events.clone() };
         let tasks = vec![
@@ -233,6 +235,7 @@ impl Volume {
             | Ask::Which { .. }
             | Ask::Hold { .. }
             | Ask::Recall { .. } => self.bodies.clone().serve(from, request).await,
+            Ask::ShareLocks { ino } => self.mounts.clone().share_locks(ino).await,
             Ask::Checkpoint { gsn, after } => self.checkpoints.serve(gsn, after).await,
             Ask::Barrier => Response::At(self.pulse.applied()),
             Ask::Reached { gsn, bodies, wait_ms } => {
@@ -326,6 +329,28 @@ async fn interrupt(proposals: Arc<Proposals>, limits: Arc<LocalRing>) {
         ticks.tick().await;
         proposals.interrupt(&*limits);
     }
+}
+
+/// Gives up the locks of earlier starts of this node, once what was written under them and
+/// survived is published. Nothing waits for that: it may need a majority that is not there.
+fn drop_old_locks(ring: &Arc<dyn Ring>, bodies: &Arc<BodyService>) -> Result<(), TablesError> {
+    let (node, boot) = (ring.me(), ring.boot());
+    let is_old = |of: NodeId, of_boot: u64| of == node && of_boot < boot;
+    let has_old = ring.view().locked()?.iter().any(|(_, row)| {
+        let mut owners = row.locks.held().iter().map(|held| held.owner);
+        let mut waiting = row.locks.waiting().iter().map(|waiter| waiter.lock.owner);
+        row.keeper.is_some_and(|keeper| is_old(keeper.node, keeper.boot))
+            || owners.any(|owner| is_old(owner.node, owner.boot))
+            || waiting.any(|owner| is_old(owner.node, owner.boot))
+    });
+    if has_old {
+        let ring = Arc::clone(ring);
+        let published = move |_| {
+            ring.propose(Caller::DAEMON, Op::DropLocks { node, boot }, Box::new(|_| ()));
+        };
+        bodies.publish_written(Ino::ROOT, Box::new(published));
+    }
+    Ok(())
 }
 
 /// The reply thread: callers are answered in the order of their agreements.

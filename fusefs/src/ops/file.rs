@@ -157,12 +157,23 @@ impl Fs {
         }
     }
 
-    pub fn flush(&self, handle: Handle, done: FsDone<()>) {
-        self.bodies.flush(handle, body_done(done));
+    /// A descriptor was closed by the process that the kernel calls `owner`.
+    pub fn flush(
+        self: &Arc<Self>,
+        caller: Caller,
+        ino: Ino,
+        handle: Handle,
+        owner: u64,
+        done: FsDone<()>,
+    ) {
+        let bodies = Arc::clone(&self.bodies);
+        let unlocked: FsDone<()> = Box::new(move |_| bodies.flush(handle, body_done(done)));
+        self.unlock_closed(caller, ino, handle, owner, unlocked);
     }
 
-    pub fn release(&self, handle: Handle) {
+    pub fn release(self: &Arc<Self>, ino: Ino, handle: Handle) {
         self.bodies.release(handle);
+        self.unlock_released(ino, handle);
     }
 }
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use engine::command::Op;
-use engine::ids::Ino;
+use engine::ids::{Ino, NodeId};
 use engine::namespace::Inode;
 use engine::outcome::Outcome;
 
 use super::error::FsError;
+use super::locks::Locks;
 use super::orphans::Orphans;
 use super::ports::{Bodies, Caller, Ring, View};
 
@@ -16,6 +17,7 @@ pub struct Fs {
     pub(super) ring: Arc<dyn Ring>,
     pub(super) bodies: Arc<dyn Bodies>,
     pub(super) orphans: Orphans,
+    pub(super) locks: Locks,
 }
 
 /// Called once with an operation's result, on the thread that brought it.
@@ -32,7 +34,12 @@ pub struct Stats {
 
 impl Fs {
     pub fn new(ring: Arc<dyn Ring>, bodies: Arc<dyn Bodies>) -> Arc<Fs> {
-        Arc::new(Fs { ring, bodies, orphans: Orphans::default() })
+        Arc::new(Fs { ring, bodies, orphans: Orphans::default(), locks: Locks::default() })
+    }
+
+    /// Who this node is.
+    pub fn me(&self) -> NodeId {
+        self.ring.me()
     }
 
     /// An inode number for the next [`Self::make`].

@@ -5,12 +5,14 @@
 //! answer through a callback, never by waiting.
 //!
 //! Reading order: [`ports`] (what this needs from the rest), [`Fs`], `attr`, `lookup`, `make`,
-//! `names`, `setattr`, `file`, `token`, `xattr`, `rules`, `orphans`.
+//! `names`, `setattr`, `file`, `token`, `locks`, `xattr`,
+//! `rules`, `orphans`.
 
 mod attr;
 mod error;
 mod file;
 mod fs;
+mod locks;
 mod lookup;
 mod make;
 mod names;
@@ -25,6 +27,7 @@ pub use attr::Attr;
 pub use error::FsError;
 pub use file::Written;
 pub use fs::{Fs, FsDone, Stats};
+pub use locks::{LockRequest, LockWish, Wait};
 pub use lookup::{Entry, Listing};
 pub use make::NewInode;
 pub use setattr::{SetTime, Wanted};

@@ -37,6 +37,7 @@ impl Fs {
 
     /// The kernel forgot `ino`.
     pub fn unpin(&self, ino: Ino) {
+        self.unmark_solo(ino);
         self.orphans.pinned.lock().remove(&ino);
     }
 

@@ -51,6 +51,9 @@ pub trait Ring: Send + Sync {
     /// Shows every command whose `done` was called before.
     fn view(&self) -> View;
 
+    /// Counts the starts of this node.
+    fn boot(&self) -> u64;
+
     /// The newest GSN that [`Self::view`] shows.
     fn applied_gsn(&self) -> Gsn;
 
@@ -79,6 +82,10 @@ pub trait Ring: Send + Sync {
     fn is_cut_off(&self) -> bool {
         false
     }
+
+    /// Asks `keeper` to hand over the locks of `ino`, after publishing what was written
+    /// there. `done` as for [`Self::recall`].
+    fn ask_locks(&self, keeper: NodeId, ino: Ino, done: Done<(), ProposeError>);
 }
 
 /// Who wants an operation and waits for it.
@@ -215,6 +222,11 @@ pub trait Bodies: Send + Sync {
 
     /// The last use of `handle` (mappings too) is over. The seal follows in the background.
     fn release(&self, handle: Handle);
+
+    /// Seals and publishes what this node's processes have written until now: to `ino`, to
+    /// every file that they have closed, and to those that are open and not large. `done` runs
+    /// when the versions are agreed or refused.
+    fn publish_written(&self, ino: Ino, done: Done<(), BodyError>);
 
     /// lseek(2) with SEEK_DATA (`hole` false) or SEEK_HOLE. `done` fails with
     /// [`BodyError::NoData`] beyond the last data, or at or beyond the end.

@@ -1,5 +1,7 @@
 //! SQLite with a rollback journal: locks, fsyncs and an unlink for each transaction.
 
+use std::io::{BufRead, BufReader, Write};
+
 use tests::cluster::Cluster;
 
 use super::shell;
@@ -29,4 +31,76 @@ fn sqlite_with_a_rollback_journal_keeps_its_database_whole() {
     for zone in ["z2", "z3"] {
         assert_eq!(shell(&cluster.mount(zone), check), "ok\n80\n", "in {zone}");
     }
+}
+
+/// Writers in all zones at once, and no transaction is lost.
+#[test]
+fn sqlite_takes_writers_of_three_zones_at_once() {
+    const TURNS: usize = 6;
+    let Some(cluster) = Cluster::start() else { return };
+    let create = "sqlite3 t.db 'pragma journal_mode=delete; \
+                  create table t(zone text, turn integer, primary key(zone, turn))'";
+    shell(&cluster.mount("z1"), create);
+    let zones = ["z1", "z2", "z3"];
+    for zone in zones {
+        cluster.wait_for_path(zone, "t.db");
+    }
+    std::thread::scope(|scope| {
+        for zone in zones {
+            let directory = cluster.mount(zone);
+            scope.spawn(move || {
+                for turn in 0..TURNS {
+                    let insert = format!(
+                        "sqlite3 -cmd '.timeout 120000' t.db \"begin immediate; \
+                         insert into t values('{zone}', {turn}); commit\""
+                    );
+                    shell(&directory, &insert);
+                }
+            });
+        }
+    });
+    let check = "sqlite3 -cmd '.timeout 120000' t.db \
+                 'pragma integrity_check; select count(*) from t'";
+    for zone in zones {
+        let expected = format!("ok\n{}\n", zones.len() * TURNS);
+        assert_eq!(shell(&cluster.mount(zone), check), expected, "in {zone}");
+    }
+}
+
+/// WAL mode keeps its index in memory that the processes of one node share: on one node it
+/// works, and another node is refused meanwhile.
+#[test]
+fn sqlite_s_wal_mode_works_on_one_node_at_a_time() {
+    let Some(cluster) = Cluster::start() else { return };
+    let (z1, z2) = (cluster.mount("z1"), cluster.mount("z2"));
+    let create = "sqlite3 w.db 'pragma journal_mode=wal; create table t(a integer)'";
+    assert_eq!(shell(&z1, create), "wal\n");
+    shell(
+        &z1,
+        "for writer in 1 2 3; do \
+           (for turn in 1 2 3 4 5; do \
+              sqlite3 -cmd '.timeout 60000' w.db 'insert into t values(1)' || exit 1; \
+            done) & eval \"p$writer=$!\"; \
+         done; wait $p1 && wait $p2 && wait $p3",
+    );
+    cluster.wait_for_path("z2", "w.db");
+    let mut holder = std::process::Command::new("sqlite3")
+        .arg("w.db")
+        .current_dir(&z1)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("sqlite3 starts");
+    let mut told = holder.stdin.take().expect("it is piped");
+    let mut lines = BufReader::new(holder.stdout.take().expect("it is piped")).lines();
+    writeln!(told, "select count(*) from t;").expect("sqlite3 listens");
+    assert_eq!(lines.next().expect("an answer").expect("a line"), "15");
+    let count = "sqlite3 w.db 'select count(*) from t' 2>&1 || true";
+    let refused = shell(&z2, count);
+    assert!(refused.contains("database is locked"), "{refused}");
+    drop(told);
+    holder.wait().expect("its status");
+    let count = "sqlite3 -cmd '.timeout 60000' w.db 'select count(*) from t'";
+    assert_eq!(shell(&z2, count), "15\n");
+    assert_eq!(shell(&z2, "sqlite3 w.db 'pragma integrity_check'"), "ok\n");
 }

@@ -17,6 +17,7 @@ mod interrupt;
 mod kill;
 mod linearizable;
 mod load;
+mod locks;
 mod power_loss;
 mod races;
 mod rules;

@@ -12,6 +12,7 @@ use super::posix::{Errno, Node, Path, Posix, Result};
 pub fn compare_outcome(command: &Command, outcome: &Outcome, expected: Result) {
     let seen = match outcome {
         Outcome::Done | Outcome::Published(_) => Ok(None),
+        Outcome::Waiting | Outcome::Busy => panic!("the model asks for no locks"),
         Outcome::Made { ino, created } => {
             let Op::Make { ino: new, .. } = command.op else { panic!("{command:?} made an inode") };
             assert_eq!(*created, *ino == new);

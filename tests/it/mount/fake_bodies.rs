@@ -327,6 +327,18 @@ impl Bodies for FakeBodies {
         }
     }
 
+    fn publish_written(&self, ino: Ino, done: Done<(), BodyError>) {
+        let stage = self.files.lock().unwrap().get(&ino).cloned();
+        let dirty = stage.filter(|stage| {
+            let stage = stage.lock().unwrap();
+            stage.dirty && !stage.gone
+        });
+        match dirty {
+            Some(stage) => publish(self.ring(), ino, &stage, Box::new(|| done(Ok(())))),
+            None => done(Ok(())),
+        }
+    }
+
     fn seek(&self, handle: Handle, offset: u64, hole: bool, done: Done<u64, BodyError>) {
         done(self.opened(handle).and_then(|opened| {
             let whence = if hole { libc::SEEK_HOLE } else { libc::SEEK_DATA };

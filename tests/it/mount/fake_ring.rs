@@ -2,11 +2,12 @@
 //! their own, in the order in which they come.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, mpsc};
 
 use engine::command::{Command, Cred, Member, Op};
 use engine::ids::{Gsn, Ino, NodeId, OpId, ZoneId};
+use engine::locks::FileLocks;
 use engine::namespace::tables::{MemoryTables, Overlay, Tables, TablesError};
 use engine::namespace::{VolumeParams, apply, genesis};
 use engine::outcome::{Outcome, Refusal};
@@ -27,6 +28,8 @@ pub struct FakeRing {
     gate: Mutex<()>,
     looks: AtomicU64,
     waiting: AtomicU64,
+    /// Keepers of locks don't answer.
+    pub is_silent: AtomicBool,
 }
 
 struct Proposal {
@@ -89,6 +92,7 @@ impl FakeRing {
             gate: Mutex::new(()),
             looks: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
+            is_silent: AtomicBool::new(false),
         });
         let listeners = listeners(&ring);
         let weak = Arc::downgrade(&ring);
@@ -214,6 +218,10 @@ impl Ring for FakeRing {
         View::new(SharedTables(self.tables.clone()))
     }
 
+    fn boot(&self) -> u64 {
+        1
+    }
+
     fn applied_gsn(&self) -> Gsn {
         Gsn(self.gsn.load(Ordering::SeqCst))
     }
@@ -229,6 +237,18 @@ impl Ring for FakeRing {
     fn propose(&self, caller: Caller, op: Op, done: Done<Outcome, ProposeError>) {
         let cred = caller.cred;
         self.send(Proposal { node: HERE, cred, op, origin: Origin::Caller, done });
+    }
+
+    /// The keeper has nothing, and hands that over at once; while it is silenced, it can't be
+    /// reached.
+    fn ask_locks(&self, keeper: NodeId, ino: Ino, done: Done<(), ProposeError>) {
+        if self.is_silent.load(Ordering::SeqCst) {
+            return done(Err(ProposeError::NoQuorum { waited_ms: 0 }));
+        }
+        let op = Op::ShareLocks { ino, locks: FileLocks::default(), asked: true };
+        let shared = Box::new(move |_: Result<Outcome, ProposeError>| done(Ok(())));
+        let (cred, origin) = (Cred::SYSTEM, Origin::Elsewhere);
+        self.send(Proposal { node: keeper, cred, op, origin, done: shared });
     }
 
     /// The holder hands over at once.

@@ -8,6 +8,7 @@ mod fake_ring;
 mod freshness;
 mod lifecycle;
 mod listing;
+mod locks;
 mod names;
 mod orphans;
 mod waiting;

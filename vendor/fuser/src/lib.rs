@@ -882,6 +882,8 @@ pub trait Filesystem: Send + Sync + 'static {
     /// used to fill in this field in `getlk()`. Note: if the locking methods are not
     /// implemented, the kernel will still allow file locking to work locally.
     /// Hence these are only interesting for network filesystems and similar.
+    ///
+    /// `flock`: the call was `flock()`, whose locks are of a kind of their own and of an open file.
     fn setlk(
         &self,
         _req: &Request,
@@ -893,6 +895,7 @@ pub trait Filesystem: Send + Sync + 'static {
         typ: i32,
         pid: u32,
         sleep: bool,
+        _flock: bool,
         reply: ReplyEmpty,
     ) {
         warn!(

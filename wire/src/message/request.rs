@@ -149,6 +149,13 @@ pub enum Ask {
         #[n(3)]
         len: u64,
     },
+    /// Asks the keeper of the locks of `ino` to hand them over. Answer: `At` an agreement at or
+    /// after that.
+    #[n(12)]
+    ShareLocks {
+        #[n(0)]
+        ino: Ino,
+    },
 }
 
 impl Ask {
@@ -165,6 +172,7 @@ impl Ask {
             Ask::Manifest { .. }
             | Ask::Which { .. }
             | Ask::Recall { .. }
+            | Ask::ShareLocks { .. }
             | Ask::Barrier
             | Ask::Reached { .. }
             | Ask::Status
@@ -185,6 +193,7 @@ impl Ask {
             Ask::Manifest { .. }
             | Ask::Order { .. }
             | Ask::Recall { .. }
+            | Ask::ShareLocks { .. }
             | Ask::Barrier
             | Ask::Reached { .. }
             | Ask::Status

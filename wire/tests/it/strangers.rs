@@ -193,6 +193,7 @@ fn damaged_messages_are_errors_and_never_panics() {
         Ask::Checkpoint { gsn: Gsn(7), after: vec![1, 2, 3] },
         Ask::Order { from: Gsn(u64::MAX) },
         Ask::Recall { ino: Ino(99) },
+        Ask::ShareLocks { ino: Ino(99) },
         Ask::Barrier,
         Ask::Status,
         Ask::Renew { csr: vec![0; 300] },

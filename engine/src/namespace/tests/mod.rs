@@ -6,6 +6,7 @@
 //! is computed from scratch and links, entries and cookies are counted again.
 
 mod exactly_once;
+mod locks;
 mod membership;
 mod posix;
 mod random;
@@ -333,7 +334,21 @@ fn invariants(tables: &MemoryTables) {
         assert_eq!(listed, inode.xattr_list_len as usize);
     }
     assert_eq!(links.len(), inodes.len(), "a name leads nowhere");
-    for key in tables.0.keys().filter(|key| matches!(key[0], b'X' | b'N' | b'C')) {
+    let mut waits = BTreeSet::new();
+    for (ino, row) in view.locked().expect("is sound") {
+        assert!(row.keeper.is_none() || row.locks.is_empty(), "locks in two places");
+        let detecting = row.locks.waiting().iter().filter(|waiter| waiter.detects);
+        waits.extend(detecting.map(|waiter| (waiter.lock.owner, ino)));
+        for (at, held) in row.locks.held().iter().enumerate() {
+            let others = &row.locks.held()[at + 1..];
+            assert!(others.iter().all(|other| !held.conflicts(other)), "{held:?} is held twice");
+        }
+    }
+    let wait_keys: BTreeSet<Vec<u8>> =
+        waits.iter().map(|(owner, ino)| keys::lock_wait(*owner, *ino)).collect();
+    let stored = tables.0.keys().filter(|key| key[0] == b'G').cloned().collect();
+    assert_eq!(wait_keys, stored, "the graph of waits and the rows differ");
+    for key in tables.0.keys().filter(|key| matches!(key[0], b'X' | b'N' | b'C' | b'L')) {
         let ino = key[1..9].try_into().map(u64::from_be_bytes).expect("an inode number");
         assert!(inodes.contains_key(&Ino(ino)), "a row outlives its inode");
     }

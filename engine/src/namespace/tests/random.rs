@@ -4,10 +4,12 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::command::{LockWait, LockWant};
+use crate::locks::{ByteRange, FileLocks, LockKind, LockMode};
 
 /// Few names and inodes, so that operations meet.
 fn op() -> impl Strategy<Value = (u16, u8, u8, u8, u8)> {
-    (1..=3u16, 0..16u8, 0..8u8, 0..8u8, 0..4u8)
+    (1..=3u16, 0..22u8, 0..8u8, 0..8u8, 0..4u8)
 }
 
 /// Turns numbers into an operation on something that exists or existed.
@@ -47,6 +49,31 @@ fn operation(ring: &mut Ring, known: &mut Vec<Ino>, numbers: (u16, u8, u8, u8, u
             how: XattrHow::Set,
         },
         13 => Op::RemoveXattr { ino, name: vec![b'x', letter + b'a'] },
+        16..=18 => {
+            let kind = if letter == 3 { LockKind::Flock } else { LockKind::Record };
+            let mode = if one % 2 == 0 { LockMode::Shared } else { LockMode::Exclusive };
+            let start = u64::from(other);
+            let range = match kind {
+                LockKind::Flock => ByteRange::WHOLE,
+                LockKind::Record => ByteRange { start, end: start + u64::from(one) },
+            };
+            let want =
+                LockWant { owner: u64::from(letter), kind, mode, range, pid: 1, solo: one == 7 };
+            let ticket = ring.gsn.0;
+            let wait = (what > 16).then_some(LockWait { ticket, detects: what > 17 });
+            Op::Lock { ino, want, wait }
+        }
+        19 => {
+            let kind = if letter == 3 { LockKind::Flock } else { LockKind::Record };
+            let range = ByteRange { start: u64::from(other), end: u64::MAX };
+            Op::Unlock { ino, owner: u64::from(letter), kind, range }
+        }
+        20 if one < 4 => Op::KeepLocks { ino },
+        20 => Op::ShareLocks { ino, locks: FileLocks::default(), asked: letter > 1 },
+        21 if one < 7 => {
+            Op::CancelLock { ino, ticket: ring.gsn.0.saturating_sub(u64::from(other)) }
+        }
+        21 => Op::DropLocks { node: ring.node, boot: 2 },
         14 => Op::ReleaseToken { ino, node: ring.node },
         _ => {
             let base = ring.view().inode(ino).expect("is sound").map_or(Version(0), |i| i.version);
@@ -81,7 +108,7 @@ proptest! {
                 prop_assert!(applied.touched.is_empty());
                 let same = |table: u8| before.0.iter().filter(move |(key, _)| key[0] == table)
                     .eq(ring.tables.0.iter().filter(move |(key, _)| key[0] == table));
-                prop_assert!(b"INCXM".iter().all(|&table| same(table)));
+                prop_assert!(b"INCXMLG".iter().all(|&table| same(table)));
             }
             order.push((ring.gsn, command));
         }

@@ -457,6 +457,10 @@ impl Ring for FakeRing {
         View::new(SharedTables(Arc::new(Snapshot(tables))))
     }
 
+    fn boot(&self) -> u64 {
+        self.last.lock().0
+    }
+
     fn applied_gsn(&self) -> Gsn {
         self.world.tables.lock().0
     }
@@ -476,6 +480,10 @@ impl Ring for FakeRing {
         let id = OpId { origin: self.me, boot: last.0, seq: last.1 };
         let command = Command { id, time: self.now(), cred, op };
         self.world.proposals.send(Proposal { command, done }).expect("the applier runs");
+    }
+
+    fn ask_locks(&self, _: NodeId, _: Ino, done: Done<(), ProposeError>) {
+        done(Ok(()));
     }
 
     fn recall(&self, holder: NodeId, ino: Ino, done: Done<(), ProposeError>) {

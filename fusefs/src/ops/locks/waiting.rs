@@ -1,0 +1,218 @@
+//! Callers that wait: their answers, signals for them, and what is tried again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::command::{LockWant, Op};
+use engine::ids::Ino;
+use engine::locks::{ByteRange, Lock};
+use engine::outcome::Outcome;
+
+use super::State;
+use super::file::Place;
+use super::request::{Asked, What};
+use crate::ops::error::FsError;
+use crate::ops::fs::{Fs, FsDone};
+use crate::ops::ports::{Caller, ProposeError};
+
+/// A caller that is stopped in a lock call.
+pub(super) struct Pending {
+    asked: Asked,
+    caller: Caller,
+    done: FsDone<Option<Lock>>,
+    /// It may be part of a deadlock that only the agreed tables show.
+    pub waits_agreed: bool,
+}
+
+impl Pending {
+    pub fn new(asked: Asked, caller: Caller, done: FsDone<Option<Lock>>) -> Pending {
+        Pending { asked, caller, done, waits_agreed: false }
+    }
+
+    pub fn answer(self, result: Result<Option<Lock>, FsError>) {
+        (self.done)(result);
+    }
+}
+
+/// What takes less is over before anybody could wish to interrupt it.
+const INTERRUPT_AFTER: Duration = Duration::from_millis(200);
+/// How often to look for signals and what is due.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const IDLE_EVERY: Duration = Duration::from_secs(60);
+
+impl Fs {
+    /// Looks after callers that wait for locks, until [`Fs::drop_locks`].
+    pub fn watch_locks(self: &Arc<Self>) {
+        let mut looked_for_idle = Instant::now();
+        loop {
+            let (due, waiting) = {
+                let mut state = self.locks.state.lock();
+                if state.stopped {
+                    return;
+                }
+                let busy = !state.pending.is_empty() || !state.retries.is_empty();
+                let wait = if busy { LOOK_EVERY } else { IDLE_EVERY };
+                self.locks.changed.wait_for(&mut state, wait);
+                let now = Instant::now();
+                let due: Vec<Asked> = state
+                    .retries
+                    .extract_if(.., |(when, _)| *when <= now)
+                    .map(|(_, asked)| asked)
+                    .collect();
+                (due, state.waiting_long())
+            };
+            for asked in due {
+                self.attempt(asked);
+            }
+            for (ticket, caller) in waiting {
+                if self.ring.is_interrupted(caller) {
+                    self.interrupt(ticket);
+                }
+            }
+            if looked_for_idle.elapsed() >= IDLE_EVERY {
+                self.give_up_idle();
+                looked_for_idle = Instant::now();
+            }
+        }
+    }
+
+    pub(super) fn retry(&self, asked: Asked, when: Instant) {
+        self.locks.state.lock().retries.push((when, asked));
+        self.locks.changed.notify_one();
+    }
+
+    /// Answers a caller, if it still waits.
+    pub(super) fn finish(self: &Arc<Self>, ticket: u64, result: Result<Option<Lock>, FsError>) {
+        let mut state = self.locks.state.lock();
+        let (pending, abandoned) = (state.pending.remove(&ticket), state.abandoned.remove(&ticket));
+        let held_before = state.held_before.remove(&ticket).unwrap_or_default();
+        drop(state);
+        if let Some(pending) = pending {
+            pending.answer(result);
+        } else if let (Some(asked), Ok(_)) = (abandoned, result) {
+            self.undo(asked, &held_before);
+        }
+    }
+
+    /// A signal has come for the caller.
+    fn interrupt(self: &Arc<Self>, ticket: u64) {
+        let mut state = self.locks.state.lock();
+        let Some(pending) = state.pending.remove(&ticket) else { return };
+        let on_its_way = !state.take_back(&pending.asked);
+        if on_its_way && matches!(pending.asked.what, What::Lock { .. }) {
+            state.abandoned.insert(ticket, pending.asked);
+        } else {
+            state.held_before.remove(&ticket);
+        }
+        drop(state);
+        pending.answer(Err(ProposeError::Interrupted.into()));
+        if on_its_way {
+            self.cancel_if_abandoned(ticket);
+        }
+    }
+
+    /// Takes a request back that waits in the agreed tables for nobody.
+    pub(super) fn cancel_if_abandoned(self: &Arc<Self>, ticket: u64) {
+        let ino = match self.locks.state.lock().abandoned.get(&ticket) {
+            Some(asked) => asked.ino,
+            None => return,
+        };
+        let fs = Arc::clone(self);
+        let answered = move |result: Result<Outcome, ProposeError>| {
+            // Else it was granted, and that is undone; or it is still on its way.
+            if let Ok(Outcome::Done) = result {
+                let mut state = fs.locks.state.lock();
+                state.abandoned.remove(&ticket);
+                state.held_before.remove(&ticket);
+            }
+        };
+        let op = Op::CancelLock { ino, ticket };
+        self.ring.propose(Caller::DAEMON, op, Box::new(answered));
+    }
+
+    /// Gives up a lock that nobody waits for any more, down to what its owner had before.
+    fn undo(self: &Arc<Self>, asked: Asked, held_before: &[Lock]) {
+        let What::Lock { lock, .. } = asked.what else { return };
+        let mut rest = vec![lock.range];
+        let mut before = Vec::new();
+        for held in held_before {
+            let start = held.range.start.max(lock.range.start);
+            if let Some(range) = ByteRange::new(start, held.range.end.min(lock.range.end)) {
+                rest = rest.into_iter().flat_map(|part| part.without(range)).collect();
+                before.push(Lock { range, ..*held });
+            }
+        }
+        let mut state = self.locks.state.lock();
+        let mut woken = Vec::new();
+        if let Some(Place::Kept(locks)) =
+            state.files.get_mut(&asked.ino).map(|file| &mut file.place)
+        {
+            for part in rest {
+                locks.release(lock.owner, lock.kind, part);
+            }
+            for held in before {
+                // Nothing stands against less than what is held.
+                locks.request(held, &mut woken);
+            }
+            woken.extend(locks.wake());
+            drop(state);
+            return self.granted(&woken);
+        }
+        drop(state);
+        self.undo_agreed(asked.ino, &lock, before, rest);
+    }
+
+    fn undo_agreed(&self, ino: Ino, lock: &Lock, before: Vec<Lock>, rest: Vec<ByteRange>) {
+        let nothing = |_: Result<Outcome, ProposeError>| ();
+        for held in before {
+            let want = LockWant {
+                owner: held.owner.id,
+                kind: held.kind,
+                mode: held.mode,
+                range: held.range,
+                pid: held.pid,
+                solo: held.solo,
+            };
+            let op = Op::Lock { ino, want, wait: None };
+            self.ring.propose(Caller::DAEMON, op, Box::new(nothing));
+        }
+        let (owner, kind) = (lock.owner.id, lock.kind);
+        for range in rest {
+            let op = Op::Unlock { ino, owner, kind, range };
+            self.ring.propose(Caller::DAEMON, op, Box::new(nothing));
+        }
+    }
+}
+
+impl State {
+    /// The callers that have waited for a while, with their tickets.
+    fn waiting_long(&self) -> Vec<(u64, Caller)> {
+        let long = self.pending.iter().filter(|(_, pending)| {
+            pending.asked.began.elapsed() >= INTERRUPT_AFTER
+        });
+        long.map(|(ticket, pending)| (*ticket, pending.caller)).collect()
+    }
+
+    /// Takes a request out of where it waits on this node; false if it is not there.
+    fn take_back(&mut self, asked: &Asked) -> bool {
+        let ticket = asked.ticket;
+        let retries = self.retries.len();
+        self.retries.retain(|(_, other)| other.ticket != ticket);
+        let Some(file) = self.files.get_mut(&asked.ino) else {
+            return self.retries.len() < retries;
+        };
+        let queued = file.queue.len();
+        file.queue.retain(|other| other.ticket != ticket);
+        let waited = match &mut file.place {
+            Place::Kept(locks) => locks.cancel(|_| true, ticket).is_some(),
+            _ => false,
+        };
+        waited || file.queue.len() < queued || self.retries.len() < retries
+    }
+
+    /// What waits for the end of an open file.
+    pub fn take_retries(&mut self, ino: Ino) -> Vec<Asked> {
+        let of_file = |(_, asked): &mut (Instant, Asked)| asked.ino == ino && asked.graced;
+        self.retries.extract_if(.., of_file).map(|(_, asked)| asked).collect()
+    }
+}

@@ -187,9 +187,10 @@ impl Fs {
 impl State {
     /// The callers that have waited for a while, with their tickets.
     fn waiting_long(&self) -> Vec<(u64, Caller)> {
-        let long = self.pending.iter().filter(|(_, pending)| {
-            pending.asked.began.elapsed() >= INTERRUPT_AFTER
-        });
+        let long = self
+            .pending
+            .iter()
+            .filter(|(_, pending)| pending.asked.began.elapsed() >= INTERRUPT_AFTER);
         long.map(|(ticket, pending)| (*ticket, pending.caller)).collect()
     }
 

@@ -145,6 +145,10 @@ pub enum Op {
         parent: Ino,
         #[n(1)]
         name: Name,
+        /// If given, what the name must lead to: the proposer's kernel takes that directory
+        /// for dead afterwards, whatever was removed.
+        #[n(2)]
+        victim: Option<Ino>,
     },
     #[n(5)]
     Rename {
@@ -158,6 +162,9 @@ pub enum Op {
         to_name: Name,
         #[n(4)]
         how: RenameHow,
+        /// As for `Rmdir`, of what is replaced.
+        #[n(5)]
+        victim: Option<Ino>,
     },
     #[n(6)]
     SetAttr {
@@ -205,6 +212,10 @@ pub enum Op {
         /// Bytes of the body that are stored; the rest are holes.
         #[n(6)]
         stored_len: u64,
+        /// When the file was last changed there: stat(2) on that node has shown it since, and
+        /// must not show another time only because the version is agreed.
+        #[n(7)]
+        ctime: Timestamp,
     },
     /// Asks for the right to write the body of `ino` on `node`.
     #[n(10)]

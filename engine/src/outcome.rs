@@ -100,4 +100,7 @@ pub enum Refusal {
     #[n(21)]
     #[error("node {0} keeps the locks of this file")]
     LocksKept(#[n(0)] NodeId),
+    #[n(22)]
+    #[error("the name leads elsewhere now")]
+    Overtaken,
 }

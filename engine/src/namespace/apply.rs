@@ -103,7 +103,7 @@ fn run_op<T: Tables>(state: &mut State<'_, T>, command: &Command) -> Result<Outc
         Op::Make { .. } => super::make::make(state, command),
         Op::Link { ino, parent, name } => super::link::link(state, command, *ino, *parent, name),
         Op::Unlink { parent, name } => super::unlink::unlink(state, command, *parent, name),
-        Op::Rmdir { parent, name } => super::unlink::rmdir(state, command, *parent, name),
+        Op::Rmdir { .. } => super::unlink::rmdir(state, command),
         Op::Rename { .. } => super::rename::rename(state, command),
         Op::SetAttr { ino, set } => super::setattr::set_attr(state, command, *ino, set),
         Op::SetXattr { ino, name, value, how } => {

@@ -10,8 +10,9 @@ use super::token;
 use crate::command::{Body, Command, Kind, Op};
 use crate::ids::{Gsn, Version};
 use crate::outcome::{Outcome, Refusal};
+use crate::time::Timestamp;
 
-/// Takes the body, size and mtime over; ctime is the command's time.
+/// Takes the body, size and times over; ctime never goes back, nor beyond the command's time.
 ///
 /// `Superseded` if `base` is not the current version: somebody published or truncated in
 /// between, and the proposer must look again. `TokenHeld` if another node has the token;
@@ -20,7 +21,8 @@ pub(super) fn publish<T: Tables>(
     state: &mut State<'_, T>,
     command: &Command,
 ) -> Result<Outcome, Stop> {
-    let Op::Publish { ino, base, body, size, mtime, holder, stored_len } = &command.op else {
+    let Op::Publish { ino, base, body, size, mtime, holder, stored_len, ctime } = &command.op
+    else {
         return Err(Refusal::Invalid.into());
     };
     let inode = state.inode(*ino)?;
@@ -36,7 +38,8 @@ pub(super) fn publish<T: Tables>(
     if *size > FILE_SIZE_MAX {
         return Err(Refusal::FileTooLarge.into());
     }
-    if mtime.nanos >= 1_000_000_000 || !is_member(state, *holder)? {
+    let is_time = |time: &Timestamp| time.nanos < 1_000_000_000;
+    if !is_time(mtime) || !is_time(ctime) || !is_member(state, *holder)? {
         return Err(Refusal::Invalid.into());
     }
     let body_len = checked_len(body)?;
@@ -55,7 +58,7 @@ pub(super) fn publish<T: Tables>(
         inode.holder = holder;
         inode.version = version;
         inode.mtime = *mtime;
-        inode.ctime = command.time;
+        inode.ctime = inode.ctime.max(command.time.min(*ctime));
     })?;
     touch_content(state, *ino)?;
     Ok(Outcome::Published(version))

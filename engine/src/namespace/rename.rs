@@ -5,7 +5,7 @@ use super::directory::Slot;
 use super::inode::FileType;
 use super::state::State;
 use super::tables::{Tables, TablesError};
-use super::unlink::{check_empty_directory, drop_directory, drop_link};
+use super::unlink::{check_empty_directory, check_victim, drop_directory, drop_link};
 use crate::command::{Command, Kind, Name, Op, RenameHow};
 use crate::ids::Ino;
 use crate::outcome::{Outcome, Refusal};
@@ -28,7 +28,7 @@ pub(super) fn rename<T: Tables>(
     state: &mut State<'_, T>,
     command: &Command,
 ) -> Result<Outcome, Stop> {
-    let Op::Rename { from_parent, from_name, to_parent, to_name, how } = &command.op else {
+    let Op::Rename { from_parent, from_name, to_parent, to_name, how, victim } = &command.op else {
         return Err(Refusal::Invalid.into());
     };
     let from = Place { parent: *from_parent, name: from_name };
@@ -37,6 +37,7 @@ pub(super) fn rename<T: Tables>(
     state.directory(to.parent)?;
     let source = state.slot(from.parent, from.name)?.ok_or(Refusal::NotFound)?;
     let target = state.slot(to.parent, to.name)?;
+    check_victim(*victim, target)?;
     match (how, target) {
         (RenameHow::NoReplace, Some(_)) => return Err(Refusal::Exists.into()),
         (RenameHow::Exchange, None) => return Err(Refusal::NotFound.into()),

@@ -1,10 +1,11 @@
 //! unlink and rmdir: taking a name away, and the inode with its last name.
 
 use super::apply::Stop;
+use super::directory::Slot;
 use super::inode::Inode;
 use super::state::State;
 use super::tables::{Tables, TablesError};
-use crate::command::{Command, Name};
+use crate::command::{Command, Name, Op};
 use crate::ids::Ino;
 use crate::outcome::{Outcome, Refusal};
 use crate::time::Timestamp;
@@ -27,20 +28,31 @@ pub(super) fn unlink<T: Tables>(
     Ok(Outcome::Done)
 }
 
-/// Removes a directory: `NotDirectory`, or `NotEmpty`.
+/// Removes a directory: `NotDirectory`, or `NotEmpty`; `Overtaken` if it is not the victim.
 pub(super) fn rmdir<T: Tables>(
     state: &mut State<'_, T>,
     command: &Command,
-    parent: Ino,
-    name: &Name,
 ) -> Result<Outcome, Stop> {
+    let Op::Rmdir { parent, name, victim } = &command.op else {
+        return Err(Refusal::Invalid.into());
+    };
+    let parent = *parent;
     state.directory(parent)?;
     let slot = state.slot(parent, name)?.ok_or(Refusal::NotFound)?;
+    check_victim(*victim, Some(slot))?;
     let inode = state.inode(slot.ino)?;
     check_empty_directory(&inode)?;
     state.remove_name(parent, name, slot, command.time)?;
     drop_directory(state, parent, slot.ino, inode)?;
     Ok(Outcome::Done)
+}
+
+/// What goes must be what the proposer's kernel takes for gone.
+pub(super) fn check_victim(victim: Option<Ino>, slot: Option<Slot>) -> Result<(), Refusal> {
+    match victim {
+        Some(victim) if slot.is_none_or(|slot| slot.ino != victim) => Err(Refusal::Overtaken),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn check_empty_directory(inode: &Inode) -> Result<(), Refusal> {

@@ -25,13 +25,14 @@ pub(super) fn command(random: &mut Random, id: OpId, ino_counter: &mut u64) -> C
             Op::Make { parent, name: name(random), ino, kind, mode: 0o644, exclusive }
         }
         4 => Op::Unlink { parent, name: name(random) },
-        5 => Op::Rmdir { parent, name: name(random) },
+        5 => Op::Rmdir { parent, name: name(random), victim: None },
         6 => Op::Rename {
             from_parent: parent,
             from_name: name(random),
             to_parent: parent,
             to_name: name(random),
             how: RenameHow::Replace,
+            victim: None,
         },
         7 => {
             let set = SetAttr { size: Some(random.below(1000)), ..SetAttr::default() };

@@ -36,6 +36,7 @@ mod fetch;
 mod holes;
 mod journal;
 mod layer;
+mod offer;
 mod publish;
 mod queue;
 mod read;
@@ -87,7 +88,8 @@ use self::state::Stages;
 use self::status::MembersCache;
 use self::table::Table;
 use crate::ops::ports::{
-    Bodies, BodyError, Demand, Done, Handle, LocalAttr, ReadDone, Residence, Ring, Space,
+    Bodies, BodyError, Demand, Done, Handle, LocalAttr, Offer, OfferDone, ReadDone, Residence,
+    Ring, Space,
 };
 use crate::ops::rules::Durability;
 
@@ -383,10 +385,11 @@ impl Bodies for BodyService {
 
     fn flush(&self, handle: Handle, done: Done<(), BodyError>) {
         done(self.table.handle(handle).and_then(|open| {
-            match open.body.loaded().and_then(|mut state| state.failed.take()) {
-                Some(error) => Err(error),
-                None => Ok(()),
+            let Some(mut state) = open.body.loaded() else { return Ok(()) };
+            if let (true, Some(top)) = (open.write, &mut state.top) {
+                top.closed = true;
             }
+            state.failed.take().map_or(Ok(()), Err)
         }));
     }
 
@@ -404,6 +407,10 @@ impl Bodies for BodyService {
 
     fn copy(&self, from: (Handle, u64), to: (Handle, u64), len: u64, done: Done<u64, BodyError>) {
         self.arc().copy_handle(from, to, len, done);
+    }
+
+    fn offer(&self, what: Offer, done: OfferDone) {
+        self.arc().offer_bodies(what, done);
     }
 
     fn local_attr(&self, ino: Ino) -> Option<LocalAttr> {

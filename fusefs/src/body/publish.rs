@@ -49,6 +49,7 @@ impl BodyService {
             mtime: sealing.mtime,
             holder: self.ring.me(),
             stored_len: content.stored_len,
+            ctime: sealing.ctime,
         };
         sealing.step = Step::Proposed;
         let (news, layer) = (self.settled.clone(), sealing.frozen.layer.id());
@@ -62,6 +63,8 @@ impl BodyService {
                 let _ = news.send(Settled::Answered(answered, layer, outcome));
             }),
         );
+        drop(state);
+        body.settled.notify_waiters();
     }
 
     /// The thread that finishes versions.

@@ -193,7 +193,7 @@ fn base_of(record: &LayerRecord, agreed: Base) -> Base {
 
 fn top(record: &LayerRecord, layer: Layer) -> Top {
     let (mtime, ctime) = (record.mtime, record.mtime);
-    Top { layer, mtime, ctime, since: Instant::now(), journaled: true }
+    Top { layer, mtime, ctime, since: Instant::now(), journaled: true, closed: true }
 }
 
 fn frozen(lower: Top, state: &State) -> Sealing {

@@ -84,6 +84,9 @@ pub struct Top {
     pub since: Instant,
     /// A journal record of it exists, perhaps of an earlier moment.
     pub journaled: bool,
+    /// A descriptor that may write was closed since the last change. Unlike the handle's end,
+    /// close(2) waits for this.
+    pub closed: bool,
 }
 
 /// A version on its way: frozen → stored → proposed → applied.
@@ -250,9 +253,11 @@ impl State {
                 ctime: time,
                 since: Instant::now(),
                 journaled: false,
+                closed: false,
             });
         }
         let top = self.top.as_mut().expect("made above");
+        top.closed = false;
         top.mtime = time;
         top.ctime = time;
         top
@@ -299,6 +304,34 @@ impl State {
             }
             (None, None) => false,
         }
+    }
+
+    /// The newest layer, if it is not proposed yet.
+    pub fn unproposed(&self) -> Option<LayerId> {
+        match &self.top {
+            _ if self.gone => None,
+            Some(top) => Some(top.layer.id()),
+            None => self.first_unproposed(),
+        }
+    }
+
+    /// As [`Self::unproposed`], of what no open descriptor is known to change further.
+    pub fn unproposed_and_closed(&self) -> Option<LayerId> {
+        match &self.top {
+            Some(top) if self.writers > 0 && !top.closed => self.first_unproposed_below_top(),
+            _ => self.unproposed(),
+        }
+    }
+
+    /// The oldest layer that is not proposed yet.
+    pub fn first_unproposed(&self) -> Option<LayerId> {
+        let top = self.top.as_ref().map(|top| top.layer.id());
+        self.first_unproposed_below_top().or(top.filter(|_| !self.gone))
+    }
+
+    fn first_unproposed_below_top(&self) -> Option<LayerId> {
+        let sealing = self.sealing.as_ref().filter(|_| !self.gone)?;
+        (!sealing.step.may_be_agreed()).then(|| sealing.frozen.layer.id())
     }
 
     /// What to do for the file now, if anything; a top layer is frozen for it.

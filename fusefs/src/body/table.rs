@@ -22,7 +22,7 @@ pub struct OpenBody {
     /// Held shortly, never during I/O, since the apply thread takes it too. `None` until the
     /// first look at the tables.
     state: Mutex<Option<State>>,
-    /// Told when a version left the way into the order.
+    /// Told when a version was proposed, and when it left the way into the order.
     pub settled: Notify,
 }
 

@@ -92,14 +92,21 @@ impl Filesystem for Adapter {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let parent = Ino(parent.0);
         let found = parse(name).and_then(|name| {
+            let looked = self.kernel.invalidator.look(parent, &name);
             // An inode that goes between the two looks is looked up again: its name then
             // leads elsewhere or nowhere.
             for _ in 0..LOOKUP_ATTEMPTS_MAX {
-                let Some(ino) = self.fs().lookup(parent, &name)? else { return Ok(None) };
+                let Some(ino) = self.fs().lookup(parent, &name)? else {
+                    self.kernel.invalidator.looked(parent, &name, looked);
+                    return Ok(None);
+                };
                 self.kernel.note_name(ino, name.as_bytes());
                 match NewEntry::expect(&self.kernel, ino, parent).attr() {
                     Err(FsError::Stale(_)) => continue,
-                    result => return result.map(Some),
+                    result => {
+                        self.kernel.invalidator.looked(parent, &name, looked);
+                        return result.map(Some);
+                    }
                 }
             }
             Err(FsError::Overtaken)
@@ -212,8 +219,16 @@ impl Filesystem for Adapter {
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        match parse(name) {
-            Ok(name) => self.fs().rmdir(caller(req), Ino(parent.0), name, empty(reply)),
+        let parent = Ino(parent.0);
+        let meant = parse(name).and_then(|name| {
+            // The kernel asks only where it has a directory.
+            let victim = self.kernel.victim(parent, &name)?.ok_or(FsError::Overtaken)?;
+            Ok((name, victim))
+        });
+        match meant {
+            Ok((name, victim)) => {
+                self.fs().rmdir(caller(req), (parent, name), Some(victim), empty(reply));
+            }
             Err(e) => reply.error(errno(&e)),
         }
     }
@@ -235,10 +250,19 @@ impl Filesystem for Adapter {
             RenameFlags::RENAME_EXCHANGE => RenameHow::Exchange,
             _ => return reply.error(Errno::EINVAL),
         };
-        match parse(name).and_then(|name| Ok((name, parse(newname)?))) {
-            Ok((name, newname)) => {
-                let (from, to) = ((Ino(parent.0), name), (Ino(newparent.0), newname));
-                self.fs().rename(caller(req), from, to, how, empty(reply));
+        let newparent = Ino(newparent.0);
+        let meant = parse(name).and_then(|name| {
+            let newname = parse(newname)?;
+            let victim = match how {
+                RenameHow::Replace => self.kernel.victim(newparent, &newname)?,
+                RenameHow::NoReplace | RenameHow::Exchange => None,
+            };
+            Ok((name, newname, victim))
+        });
+        match meant {
+            Ok((name, newname, victim)) => {
+                let (from, to) = ((Ino(parent.0), name), (newparent, newname));
+                self.fs().rename(caller(req), from, to, how, victim, empty(reply));
             }
             Err(e) => reply.error(errno(&e)),
         }

@@ -58,6 +58,8 @@ fn of_refusal(refusal: &Refusal) -> Errno {
         Refusal::Deadlock => Errno::EDEADLK,
         // fcntl(2) names both: a full table, and a failed protocol to other machines.
         Refusal::TooManyLocks | Refusal::LocksKept(_) => Errno::ENOLCK,
+        // The kernel looks again, as for `FsError::Overtaken`.
+        Refusal::Overtaken => Errno::ESTALE,
     }
 }
 

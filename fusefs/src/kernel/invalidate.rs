@@ -25,6 +25,10 @@
 //!   also if that is stale because the notification for the old name is still waiting
 //!   for the directory. So names that such a command touches are taken back as well while
 //!   a notification for one of them is on its way.
+//! - A directory that a local caller removes or replaces: the kernel marks the inode that it
+//!   has for the name as dead, for good. So the command says which inode that is, and is refused
+//!   if it is another's turn; and it is not proposed at all while a notification for the name is
+//!   on its way, unless the kernel has looked the name up since (`Kernel::victim`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsStr;
@@ -72,8 +76,8 @@ struct Queue {
     lanes: HashMap<Ino, VecDeque<Job>>,
     /// Lanes with jobs that no worker has.
     ready: VecDeque<Ino>,
-    /// Entries whose notification is not through, with how many there are.
-    pending: HashMap<(Ino, Name), u32>,
+    /// Entries whose notification is not through.
+    pending: HashMap<(Ino, Name), Pending>,
     /// Jobs that are not through, by number.
     open: BTreeSet<u64>,
     last_number: u64,
@@ -82,6 +86,16 @@ struct Queue {
     workers: usize,
     idle: usize,
     stopped: bool,
+}
+
+/// Notifications of one entry that are on their way.
+#[derive(Default)]
+struct Pending {
+    count: u32,
+    /// How many there were until now, those that are through included.
+    pushed: u64,
+    /// The kernel has looked the entry up after the last of them was pushed.
+    looked_up: bool,
 }
 
 /// What one command changed: entries first, so that the inodes' attributes are taken back
@@ -192,6 +206,32 @@ impl Invalidator {
         self.push(job, false);
     }
 
+    /// Begins a lookup: to be called before the tables are read, for [`Self::looked`].
+    pub fn look(&self, parent: Ino, name: &Name) -> Option<u64> {
+        let queue = self.queue.lock();
+        // Nothing is pending nearly always: no copy of the name then.
+        if queue.pending.is_empty() {
+            return None;
+        }
+        queue.pending.get(&(parent, name.clone())).map(|pending| pending.pushed)
+    }
+
+    /// Ends a lookup, before its reply is sent.
+    pub fn looked(&self, parent: Ino, name: &Name, look: Option<u64>) {
+        let Some(pushed) = look else { return };
+        if let Some(pending) = self.queue.lock().pending.get_mut(&(parent, name.clone()))
+            && pending.pushed == pushed
+        {
+            pending.looked_up = true;
+        }
+    }
+
+    /// True while the kernel may have something else for an entry than it was told of.
+    pub fn is_stale(&self, parent: Ino, name: &Name) -> bool {
+        let queue = self.queue.lock();
+        queue.pending.get(&(parent, name.clone())).is_some_and(|pending| !pending.looked_up)
+    }
+
     /// `by_caller`: only where a notification for one of the job's entries is on its way.
     fn push(self: &Arc<Self>, mut job: Job, by_caller: bool) {
         let mut queue = self.queue.lock();
@@ -210,7 +250,10 @@ impl Invalidator {
         job.number = queue.last_number;
         queue.open.insert(job.number);
         for entry in &job.entries {
-            *queue.pending.entry(entry.clone()).or_default() += 1;
+            let pending = queue.pending.entry(entry.clone()).or_default();
+            pending.count += 1;
+            pending.pushed += 1;
+            pending.looked_up = false;
         }
         let fresh = !queue.lanes.contains_key(&lane);
         queue.lanes.entry(lane).or_default().push_back(job);
@@ -312,9 +355,9 @@ impl Queue {
     }
 
     fn through(&mut self, entry: &(Ino, Name)) {
-        if let Some(count) = self.pending.get_mut(entry) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(pending) = self.pending.get_mut(entry) {
+            pending.count -= 1;
+            if pending.count == 0 {
                 self.pending.remove(entry);
             }
         }
@@ -456,6 +499,29 @@ mod tests {
         }
         assert_eq!(ran.recv().unwrap(), "after a");
         rig.expect(&["i66 a", "i66 /", "i66 pages"]);
+    }
+
+    #[test]
+    fn an_entry_is_stale_until_it_was_looked_up_or_taken_back() {
+        let rig = rig();
+        rig.known.add(HELD, Ino::ROOT);
+        rig.known.take_via(HELD);
+        let name = Name::parse(b"a").unwrap();
+        let is_stale = || rig.invalidator.is_stale(HELD, &name);
+        assert!(!is_stale());
+        rig.invalidator.applied(&[entry(HELD, "a")], Origin::Elsewhere);
+        assert!(is_stale());
+        let look = rig.invalidator.look(HELD, &name);
+        rig.invalidator.applied(&[entry(HELD, "a")], Origin::Elsewhere);
+        rig.invalidator.looked(HELD, &name, look);
+        assert!(is_stale(), "what was looked up may be what was before");
+        let look = rig.invalidator.look(HELD, &name);
+        rig.invalidator.looked(HELD, &name, look);
+        assert!(!is_stale());
+        for _ in 0..4 {
+            rig.go.send(()).unwrap();
+        }
+        rig.expect(&["i66 a"]);
     }
 
     #[test]

@@ -26,11 +26,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use engine::command::Name;
 use engine::ids::{Gsn, Ino};
 use engine::namespace::Touched;
 
-use crate::ops::Fs;
 use crate::ops::ports::{OnApplied, Origin};
+use crate::ops::{Fs, FsError};
 use adapter::Adapter;
 use invalidate::Invalidator;
 use known::Known;
@@ -149,6 +150,21 @@ impl Kernel {
     fn note_name(&self, ino: Ino, name: &[u8]) {
         if locks::is_shared_memory(name) {
             self.fs.mark_solo(ino);
+        }
+    }
+
+    /// The directory that the kernel takes for dead once `name` is removed or replaced: it
+    /// marks the inode that it has for the name, whatever was removed, and refuses every use of
+    /// it from then on.
+    ///
+    /// # Errors
+    /// [`FsError::Overtaken`] while the kernel may have another inode for the name; it looks
+    /// again then.
+    fn victim(&self, parent: Ino, name: &Name) -> Result<Option<Ino>, FsError> {
+        let directory = self.fs.directory_told(parent, name)?;
+        match self.invalidator.is_stale(parent, name) {
+            true => Err(FsError::Overtaken),
+            false => Ok(directory),
         }
     }
 

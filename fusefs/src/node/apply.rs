@@ -97,6 +97,7 @@ impl ApplyThread {
                 follower.applied(change.gsn, &change.touched, change.origin);
             }
         }
+        self.pulse.record_told(gsn);
         for reply in finished {
             let _ = self.replies.send(reply);
         }

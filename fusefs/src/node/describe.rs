@@ -68,8 +68,8 @@ fn operation(op: &Op, members: &[Member]) -> (&'static str, String) {
         }
         Op::Link { ino, parent, name } => ("link", format!("i{ino} as i{parent}/{name}")),
         Op::Unlink { parent, name } => ("unlink", format!("i{parent}/{name}")),
-        Op::Rmdir { parent, name } => ("rmdir", format!("i{parent}/{name}")),
-        Op::Rename { from_parent, from_name, to_parent, to_name, how } => {
+        Op::Rmdir { parent, name, .. } => ("rmdir", format!("i{parent}/{name}")),
+        Op::Rename { from_parent, from_name, to_parent, to_name, how, .. } => {
             let how = match how {
                 RenameHow::Replace => "",
                 RenameHow::NoReplace => " (no replace)",

@@ -74,6 +74,10 @@ impl Ring for LocalRing {
         self.pulse.applied()
     }
 
+    fn told_gsn(&self) -> Gsn {
+        self.pulse.told()
+    }
+
     fn alloc_ino(&self) -> Result<Ino, ProposeError> {
         self.inodes.next().map_err(|error| ProposeError::Broken(error.to_string()))
     }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 pub struct Pulse {
     applied: AtomicU64,
+    told: AtomicU64,
     applied_watch: watch::Sender<Gsn>,
     header: RwLock<Arc<Header>>,
     hashes: Mutex<VecDeque<(Gsn, StateHash)>>,
@@ -29,6 +30,7 @@ impl Pulse {
         let gsn = header.gsn;
         Pulse {
             applied: AtomicU64::new(gsn.0),
+            told: AtomicU64::new(gsn.0),
             applied_watch: watch::Sender::new(gsn),
             header: RwLock::new(Arc::new(header)),
             hashes: Mutex::new(VecDeque::from([(gsn, hash)])),
@@ -41,6 +43,16 @@ impl Pulse {
     /// The newest agreement in the tables.
     pub fn applied(&self) -> Gsn {
         Gsn(self.applied.load(Ordering::Acquire))
+    }
+
+    /// The newest agreement of which all followers were told.
+    pub fn told(&self) -> Gsn {
+        Gsn(self.told.load(Ordering::Acquire))
+    }
+
+    /// Called by the apply thread after it has told them.
+    pub fn record_told(&self, gsn: Gsn) {
+        self.told.store(gsn.0, Ordering::Release);
     }
 
     /// Follows [`Self::applied`].

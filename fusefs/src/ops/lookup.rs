@@ -1,7 +1,7 @@
 //! Finding names: lookup, readdir, readlink.
 
 use engine::command::{Kind, Name};
-use engine::ids::Ino;
+use engine::ids::{Gsn, Ino};
 use engine::namespace::FileType;
 
 use super::error::FsError;
@@ -15,6 +15,28 @@ impl Fs {
     /// [`FsError::Tables`].
     pub fn lookup(&self, parent: Ino, name: &Name) -> Result<Option<Ino>, FsError> {
         Ok(self.ring.view().lookup(parent, name)?)
+    }
+
+    /// The directory that `name` leads to, if it does, once everything that this answer shows
+    /// was told to whoever follows the order.
+    ///
+    /// # Errors
+    /// [`FsError::Tables`]; [`FsError::Overtaken`] when the telling takes unusually long.
+    pub fn directory_told(&self, parent: Ino, name: &Name) -> Result<Option<Ino>, FsError> {
+        let view = self.ring.view();
+        let found = view.lookup(parent, name)?;
+        let inode = found.map(|found| view.inode(found)).transpose()?.flatten();
+        let directory = found.filter(|_| inode.is_some_and(|inode| inode.is_directory()));
+        // Each change of a name changes its directory.
+        let changed = view.inode(parent)?.map_or(Gsn(0), |inode| inode.changed);
+        // The telling has begun already, and waits for nothing.
+        for _ in 0..TOLD_LOOKS_MAX {
+            if self.ring.told_gsn() >= changed {
+                return Ok(directory);
+            }
+            std::thread::yield_now();
+        }
+        Err(FsError::Overtaken)
     }
 
     /// Where a symbolic link leads.
@@ -99,3 +121,5 @@ impl Listing {
 
 const COOKIE_DOT: u64 = 1;
 const COOKIE_DOT_DOT: u64 = 2;
+/// Far more than it takes.
+const TOLD_LOOKS_MAX: usize = 100_000;

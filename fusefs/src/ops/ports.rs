@@ -57,6 +57,11 @@ pub trait Ring: Send + Sync {
     /// The newest GSN that [`Self::view`] shows.
     fn applied_gsn(&self) -> Gsn;
 
+    /// The newest GSN of which every [`OnApplied`] was told.
+    fn told_gsn(&self) -> Gsn {
+        self.applied_gsn()
+    }
+
     /// An inode number that was never used before.
     fn alloc_ino(&self) -> Result<Ino, ProposeError>;
 
@@ -161,8 +166,7 @@ pub struct Handle(pub u64);
 /// (its `inode` then has `nlink` 0) starts again from `inode.body`, or empty.
 pub trait Bodies: Send + Sync {
     /// Opens the body of `ino`. `inode` is its agreed (or, after `Gone`, pinned) record as
-    /// read just now. With `truncate` the file is empty afterwards (a new stage, unless it
-    /// was empty and not staged before).
+    /// read just now. With `truncate` the file is empty afterwards (a new stage).
     ///
     /// # Errors
     /// [`BodyError::NeedsToken`] for `write` or `truncate` without the token.
@@ -228,6 +232,10 @@ pub trait Bodies: Send + Sync {
     /// when the versions are agreed or refused.
     fn publish_written(&self, ino: Ino, done: Done<(), BodyError>);
 
+    /// Has what is written now proposed, and then runs `done`: what its caller proposes there
+    /// comes after it in the order. After a bounded time `done` runs all the same.
+    fn offer(&self, what: Offer, done: OfferDone);
+
     /// lseek(2) with SEEK_DATA (`hole` false) or SEEK_HOLE. `done` fails with
     /// [`BodyError::NoData`] beyond the last data, or at or beyond the end.
     fn seek(&self, handle: Handle, offset: u64, hole: bool, done: Done<u64, BodyError>);
@@ -258,6 +266,18 @@ pub struct Demand {
     /// Whose signals end the wait.
     pub caller: Caller,
 }
+
+/// Which files' versions to propose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// One file's, whether it is open or not.
+    File(Ino),
+    /// All that were closed, except for one that is about to go.
+    ClosedBut(Option<Ino>),
+}
+
+/// Runs once, on any thread.
+pub type OfferDone = Box<dyn FnOnce() + Send>;
 
 /// What a stage says about its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -124,13 +124,14 @@ impl Operation {
             },
             What::Link => Op::Link { ino, parent: other, name: name() },
             What::Unlink => Op::Unlink { parent: ino, name: name() },
-            What::Rmdir => Op::Rmdir { parent: ino, name: name() },
+            What::Rmdir => Op::Rmdir { parent: ino, name: name(), victim: None },
             What::Rename(how) => Op::Rename {
                 from_parent: ino,
                 from_name: name(),
                 to_parent: other,
                 to_name: self::name(self.names.1),
                 how,
+                victim: None,
             },
             What::Chmod => set(SetAttr { mode: Some(u32::from(value) * 11), ..SetAttr::default() }),
             What::Chown => {
@@ -165,6 +166,8 @@ impl Operation {
             _ => len as u64,
         };
         let mtime = Timestamp::new(i64::from(self.value), 7);
+        // Before, between and after the times that commands have.
+        let ctime = Timestamp::new(i64::from(self.value) * 20, 3);
         Op::Publish {
             ino,
             base,
@@ -173,6 +176,7 @@ impl Operation {
             mtime,
             holder: self.node,
             stored_len: size,
+            ctime,
         }
     }
 }

@@ -82,7 +82,7 @@ impl Posix {
             Op::Make { .. } => return self.make(command),
             Op::Link { ino, parent, name } => self.link(command, *ino, *parent, name)?,
             Op::Unlink { parent, name } => self.unlink(command, *parent, name)?,
-            Op::Rmdir { parent, name } => self.rmdir(command, *parent, name)?,
+            Op::Rmdir { parent, name, .. } => self.rmdir(command, *parent, name)?,
             Op::Rename { .. } => self.rename(command)?,
             Op::SetAttr { ino, set } => self.set_attr(command, *ino, set)?,
             Op::SetXattr { ino, name, value, how } => {
@@ -186,7 +186,7 @@ impl Posix {
     }
 
     fn rename(&mut self, command: &Command) -> Result<()> {
-        let Op::Rename { from_parent, from_name, to_parent, to_name, how } = &command.op else {
+        let Op::Rename { from_parent, from_name, to_parent, to_name, how, .. } = &command.op else {
             panic!("it is a rename");
         };
         let from_directory = self.path_of_directory(*from_parent)?;
@@ -261,7 +261,8 @@ impl Posix {
     }
 
     fn publish(&mut self, command: &Command, stale: bool) -> Result<()> {
-        let Op::Publish { ino, body: Body::Inline(bytes), size, mtime, .. } = &command.op else {
+        let Op::Publish { ino, body: Body::Inline(bytes), size, mtime, ctime, .. } = &command.op
+        else {
             panic!("it is a publish of inline bytes");
         };
         self.writable(*ino, command.id.origin)?;
@@ -273,7 +274,7 @@ impl Posix {
         node.bytes.resize(usize::try_from(*size).expect("sizes are small here"), 0);
         node.changes += 1;
         node.mtime = *mtime;
-        node.ctime = command.time;
+        node.ctime = node.ctime.max(command.time.min(*ctime));
         Ok(())
     }
 

@@ -13,8 +13,8 @@ use engine::namespace::{Inode, Touched};
 use engine::outcome::{Outcome, Refusal};
 use engine::time::Timestamp;
 use fusefs::ops::ports::{
-    Bodies, BodyError, Demand, Done, Handle, LocalAttr, OnApplied, Origin, ProposeError, ReadDone,
-    Residence, Ring, Space,
+    Bodies, BodyError, Demand, Done, Handle, LocalAttr, Offer, OfferDone, OnApplied, Origin,
+    ProposeError, ReadDone, Residence, Ring, Space,
 };
 
 use super::fake_ring::{FakeRing, HERE, clock};
@@ -145,6 +145,7 @@ fn publish(
         mtime,
         holder: HERE,
         stored_len: len,
+        ctime: clock(),
     };
     let stage = Arc::clone(stage);
     let again = Arc::clone(&ring);
@@ -312,6 +313,11 @@ impl Bodies for FakeBodies {
 
     fn flush(&self, _: Handle, done: Done<(), BodyError>) {
         done(Ok(()));
+    }
+
+    /// Publishes at each release already.
+    fn offer(&self, _: Offer, done: OfferDone) {
+        done();
     }
 
     fn release(&self, handle: Handle) {

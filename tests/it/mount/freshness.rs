@@ -247,7 +247,7 @@ fn change_elsewhere(rig: &Rig, round: usize) {
         }
         (1, _) => {
             let how = engine::command::RenameHow::Replace;
-            Op::Rename { from_parent, from_name, to_parent, to_name, how }
+            Op::Rename { from_parent, from_name, to_parent, to_name, how, victim: None }
         }
         (2, Some(ino)) => {
             let mode = Some(0o600 + round as u32 % 0o100);

@@ -130,6 +130,7 @@ impl Rig {
             mtime: fake_ring::clock(),
             holder: THERE,
             stored_len: text.len() as u64,
+            ctime: fake_ring::clock(),
         });
         self.ring.elsewhere(Op::ReleaseToken { ino, node: THERE });
     }
@@ -158,7 +159,14 @@ impl Rig {
     fn rename_elsewhere(&self, from: &str, to: &str) {
         let ((from_parent, from_name), (to_parent, to_name)) = (self.parent(from), self.parent(to));
         let how = engine::command::RenameHow::Replace;
-        self.ring.elsewhere(Op::Rename { from_parent, from_name, to_parent, to_name, how });
+        self.ring.elsewhere(Op::Rename {
+            from_parent,
+            from_name,
+            to_parent,
+            to_name,
+            how,
+            victim: None,
+        });
     }
 
     fn parent(&self, path: &str) -> (Ino, Name) {

@@ -110,10 +110,12 @@ fn a_node_takes_and_publishes_for_itself() {
     else {
         panic!("it is a publish");
     };
-    let publish = Op::Publish { ino, base, body, size, mtime, holder: NodeId(9), stored_len };
+    let publish =
+        Op::Publish { ino, base, body, size, mtime, holder: NodeId(9), stored_len, ctime: mtime };
     assert_eq!(ring.run(publish), refused(Refusal::Invalid));
     let body = Body::Inline(vec![0; Body::INLINE_MAX_BYTES + 1]);
-    let publish = Op::Publish { ino, base, body, size, mtime, holder: NodeId(1), stored_len };
+    let publish =
+        Op::Publish { ino, base, body, size, mtime, holder: NodeId(1), stored_len, ctime: mtime };
     assert_eq!(ring.run(publish), refused(Refusal::Invalid));
 }
 

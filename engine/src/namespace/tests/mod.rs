@@ -198,7 +198,7 @@ impl Ring {
             }
             ["rmdir", path] => {
                 let (parent, name) = self.place(path);
-                Op::Rmdir { parent, name }
+                Op::Rmdir { parent, name, victim: None }
             }
             ["mv", from, to] => self.rename(from, to, RenameHow::Replace),
             ["mv-new", from, to] => self.rename(from, to, RenameHow::NoReplace),
@@ -243,7 +243,7 @@ impl Ring {
     fn rename(&self, from: &str, to: &str, how: RenameHow) -> Op {
         let (from_parent, from_name) = self.place(from);
         let (to_parent, to_name) = self.place(to);
-        Op::Rename { from_parent, from_name, to_parent, to_name, how }
+        Op::Rename { from_parent, from_name, to_parent, to_name, how, victim: None }
     }
 
     fn set(&self, path: &str, set: SetAttr) -> Op {
@@ -266,6 +266,7 @@ impl Ring {
             mtime,
             holder: self.node,
             stored_len: len,
+            ctime: mtime,
         }
     }
 

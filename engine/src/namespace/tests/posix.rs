@@ -194,7 +194,7 @@ fn publish_takes_the_current_base_only() {
 #[test]
 fn a_body_shorter_than_the_file_shows_no_more_than_it_has() {
     let mut ring = check("create /f");
-    let Op::Publish { ino, base, body, mtime, holder, stored_len, .. } =
+    let Op::Publish { ino, base, body, mtime, holder, stored_len, ctime, .. } =
         ring.publish("/f", 10, Version(0))
     else {
         panic!("it is a publish");
@@ -209,6 +209,7 @@ fn a_body_shorter_than_the_file_shows_no_more_than_it_has() {
             mtime,
             holder,
             stored_len,
+            ctime,
         });
         let inode = ring.inode("/f");
         assert_eq!((inode.size, inode.valid_len), (size, valid_len));
@@ -322,5 +323,71 @@ fn a_token_excludes_other_writers() {
          node 1; take /f; release /f; stat /f writer none; node 2; take /f; stat /f writer 2; write /f 10
          node 1; write /f 11 = TokenHeld(n2); node 2; release /f; node 3; write /f 12; stat /f writer none
          mkdir /d; take /d = IsDirectory; fifo /p; take /p = Invalid",
+    );
+}
+
+/// A version is agreed some time after the write that it holds, which has shown its ctime
+/// already (tar takes a file whose ctime moves for one that is being changed).
+#[test]
+fn a_publish_keeps_the_time_of_the_change_and_never_goes_back() {
+    let mut ring = check("create /f");
+    let Op::Publish { ino, base, body, size, mtime, holder, stored_len, .. } =
+        ring.publish("/f", 9, Version(0))
+    else {
+        panic!("it is a publish");
+    };
+    let made = ring.inode("/f").ctime;
+    let written = Timestamp::new(made.seconds, made.nanos + 1);
+    let mut version = base;
+    for (ctime, expected) in [(written, written), (made, written)] {
+        let body = body.clone();
+        ring.succeed(Op::Publish {
+            ino,
+            base: version,
+            body,
+            size,
+            mtime,
+            holder,
+            stored_len,
+            ctime,
+        });
+        version = ring.inode("/f").version;
+        assert_eq!(ring.inode("/f").ctime, expected);
+    }
+    let future = Timestamp::new(i64::MAX, 0);
+    ring.succeed(Op::Publish {
+        ino,
+        base: version,
+        body,
+        size,
+        mtime,
+        holder,
+        stored_len,
+        ctime: future,
+    });
+    assert!(ring.inode("/f").ctime < future, "no later than the command");
+}
+
+#[test]
+fn a_directory_goes_only_if_it_is_the_one_that_was_meant() {
+    let mut ring = check("mkdir /a; mkdir /b; mkdir /c; mkdir /c/in");
+    let (a, b) = (ring.ino("/a"), ring.ino("/b"));
+    let name = |text: &[u8]| Name::parse(text).expect("a name");
+    let rmdir = |victim| Op::Rmdir { parent: Ino::ROOT, name: name(b"b"), victim };
+    assert_eq!(ring.run(rmdir(Some(a))), refused(Refusal::Overtaken));
+    let rename = |to: &[u8], victim| Op::Rename {
+        from_parent: Ino::ROOT,
+        from_name: name(b"c"),
+        to_parent: Ino::ROOT,
+        to_name: name(to),
+        how: RenameHow::Replace,
+        victim,
+    };
+    assert_eq!(ring.run(rename(b"b", Some(a))), refused(Refusal::Overtaken));
+    assert_eq!(ring.run(rename(b"new", Some(a))), refused(Refusal::Overtaken));
+    assert_eq!(ring.run(rename(b"b", Some(b))), Outcome::Done);
+    assert_eq!(
+        ring.run(Op::Rmdir { parent: Ino::ROOT, name: name(b"a"), victim: Some(a) }),
+        Outcome::Done
     );
 }

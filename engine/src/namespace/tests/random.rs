@@ -26,6 +26,7 @@ fn operation(ring: &mut Ring, known: &mut Vec<Ino>, numbers: (u16, u8, u8, u8, u
         to_parent: parent,
         to_name: other_name,
         how,
+        victim: (one % 2 == 0).then_some(known[usize::from(letter) % known.len()]),
     };
     let set = |set| Op::SetAttr { ino, set };
     match what {
@@ -38,7 +39,7 @@ fn operation(ring: &mut Ring, known: &mut Vec<Ino>, numbers: (u16, u8, u8, u8, u
         }
         5 => Op::Link { ino, parent, name },
         6 => Op::Unlink { parent, name },
-        7 => Op::Rmdir { parent, name },
+        7 => Op::Rmdir { parent, name, victim: None },
         8 | 9 => rename(RenameHow::Replace),
         10 => rename(RenameHow::Exchange),
         11 => set(SetAttr { size: Some(u64::from(other) * 100), ..SetAttr::default() }),
@@ -80,7 +81,16 @@ fn operation(ring: &mut Ring, known: &mut Vec<Ino>, numbers: (u16, u8, u8, u8, u
             let len = u64::from(other) * 60;
             let body = Body::Sealed { id: BodyId([letter; 32]), len };
             let mtime = Timestamp::new(i64::from(other), 0);
-            Op::Publish { ino, base, body, size: len, mtime, holder: ring.node, stored_len: len }
+            Op::Publish {
+                ino,
+                base,
+                body,
+                size: len,
+                mtime,
+                holder: ring.node,
+                stored_len: len,
+                ctime: mtime,
+            }
         }
     }
 }

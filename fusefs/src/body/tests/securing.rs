@@ -70,6 +70,7 @@ fn what_was_refused_by_the_order_is_not_said_to_be_agreed() {
         mtime: inode.mtime,
         holder: second.id,
         stored_len: 5,
+        ctime: engine::time::Timestamp::new(1, 0),
     };
     second.agree(op);
     let refused = first.fsync_as(ino, Durability::Agreed);

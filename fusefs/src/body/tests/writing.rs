@@ -191,7 +191,16 @@ fn a_version_that_lost_is_kept_as_a_conflict() {
     first.agree(Op::ReleaseToken { ino, node: first.id });
     let Inode { version: base, mtime, .. } = first.inode(ino);
     let body = Body::Inline(b"theirs".to_vec());
-    let op = Op::Publish { ino, base, body, size: 6, mtime, holder: second.id, stored_len: 6 };
+    let op = Op::Publish {
+        ino,
+        base,
+        body,
+        size: 6,
+        mtime,
+        holder: second.id,
+        stored_len: 6,
+        ctime: mtime,
+    };
     assert!(matches!(second.agree(op), Outcome::Published(_)));
     assert_eq!(first.content(ino), lost, "the writer goes on seeing what it wrote");
     first.service().release(handle);

@@ -1,6 +1,7 @@
 //! What the rings of tests share: a cluster of real daemons, whole trees, processes
 //! that lock files, waiting without sleeping, a checker of histories, and the rule for machines without FUSE.
 
+pub mod calls;
 pub mod cluster;
 pub mod fuse;
 pub mod linearizable;

@@ -1,10 +1,11 @@
-//! SQLite with a rollback journal: locks, fsyncs and an unlink for each transaction.
+//! SQLite: with a rollback journal, locks, fsyncs and an unlink for each transaction; with a
+//! write-ahead log, memory that the processes of one node share through a mapped file.
 
 use std::io::{BufRead, BufReader, Write};
 
 use tests::cluster::Cluster;
 
-use super::shell;
+use super::{hand_over, shell};
 
 #[test]
 fn sqlite_with_a_rollback_journal_keeps_its_database_whole() {
@@ -104,4 +105,63 @@ fn sqlite_s_wal_mode_works_on_one_node_at_a_time() {
     let count = "sqlite3 -cmd '.timeout 60000' w.db 'select count(*) from t'";
     assert_eq!(shell(&z2, count), "15\n");
     assert_eq!(shell(&z2, "sqlite3 w.db 'pragma integrity_check'"), "ok\n");
+}
+
+#[test]
+fn sqlite_with_a_write_ahead_log_is_shared_on_a_node_and_handed_over() {
+    let Some(cluster) = Cluster::start() else { return };
+    let z1 = cluster.mount("z1");
+    shell(
+        &z1,
+        "mkdir db && cd db && sqlite3 t.db 'pragma journal_mode=wal; \
+         create table t(a integer primary key, b text)'",
+    );
+    // Three writers, and readers that see what is whole only.
+    shell(
+        &z1.join("db"),
+        "for writer in 1 2 3; do \
+           (for turn in 1 2 3 4 5 6 7 8 9 10; do \
+              sqlite3 -cmd '.timeout 60000' t.db \
+                'begin immediate; insert into t(b) values(hex(randomblob(400))); \
+                 insert into t(b) values(hex(randomblob(4000))); commit' || exit 1; \
+            done) & eval \"p$writer=$!\"; \
+         done; \
+         for turn in $(seq 20); do \
+           n=$(sqlite3 -cmd '.timeout 60000' t.db 'select count(*) from t'); \
+           test $((n % 2)) = 0 || exit 1; \
+         done; wait $p1 && wait $p2 && wait $p3",
+    );
+    let check =
+        "sqlite3 t.db 'pragma integrity_check; select count(*) from t; pragma journal_mode'";
+    assert_eq!(shell(&z1.join("db"), check), "ok\n60\nwal\n");
+    hand_over(&cluster, "z1", "db");
+    let z2 = cluster.mount("z2").join("db");
+    assert_eq!(shell(&z2, check), "ok\n60\nwal\n");
+    shell(&z2, "sqlite3 t.db 'insert into t(b) values(1)'");
+    hand_over(&cluster, "z2", "db");
+    assert_eq!(shell(&cluster.mount("z3").join("db"), check), "ok\n61\nwal\n");
+}
+
+/// The reader of another zone gets the bytes of each transaction with the change of names that
+/// ends it: the journal's unlink.
+#[test]
+fn sqlite_passes_a_database_around_the_zones() {
+    let Some(cluster) = Cluster::start() else { return };
+    let z1 = cluster.mount("z1");
+    shell(&z1, "mkdir db && sqlite3 db/t.db 'create table t(a integer primary key, zone text)'");
+    hand_over(&cluster, "z1", "db");
+    for turn in 0..12 {
+        let zone = ["z1", "z2", "z3"][turn % 3];
+        let dir = cluster.mount(zone).join("db");
+        let insert = format!("insert into t(zone) values('{zone}'); select count(*) from t");
+        let count = shell(&dir, &format!("sqlite3 -cmd '.timeout 60000' t.db \"{insert}\""));
+        assert_eq!(count, format!("{}\n", turn + 1), "in {zone}");
+    }
+    hand_over(&cluster, "z3", "db");
+    for zone in ["z1", "z2", "z3"] {
+        let check =
+            "sqlite3 t.db 'pragma integrity_check; select zone, count(*) from t group by 1'";
+        let found = shell(&cluster.mount(zone).join("db"), check);
+        assert_eq!(found, "ok\nz1|4\nz2|4\nz3|4\n", "in {zone}");
+    }
 }

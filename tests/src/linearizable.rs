@@ -10,9 +10,10 @@
 //! What FusionFS promises is not one rule for all calls (docs/SEMANTICS.md):
 //! - A change that **succeeds** takes effect between its call and its return, in an order that
 //!   all zones share.
-//! - A read, and a refusal, which the kernel may give from what the zone knows, shows the state
-//!   at some place of that order: not after its return, and not before what its zone has seen
-//!   or done already.
+//! - A read, and a refusal, which the kernel may give from what the zone knows, shows the name
+//!   at some place of that order: not after its return, and not before what its zone has done
+//!   already, or has seen of this name. Two names may be at different places for a moment: the
+//!   kernel is told of their changes one after the other.
 //! - A call that got **no answer** has happened at any time after it began, or never.
 
 use std::collections::HashSet;
@@ -98,17 +99,27 @@ pub fn check(history: &[Call]) -> Result<(), Violation> {
 }
 
 struct Search<'a> {
-    /// Calls with an answer, of each client in its order.
-    clients: Vec<Vec<&'a Call>>,
+    /// Calls with an answer, each line in its order. Three for each client: what it changed,
+    /// what it saw of name 0, what it saw of name 1.
+    lines: Vec<Vec<Seen<'a>>>,
     /// Calls without an answer that may have happened.
     unanswered: Vec<&'a Call>,
     seen: HashSet<Place>,
 }
 
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    call: &'a Call,
+    /// So many changes of its client come before it.
+    after: u32,
+}
+
+const LINES: usize = 3;
+
 /// How much is explained.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Place {
-    /// Of each client, how many calls.
+    /// Of each line, how many calls.
     done: Vec<u32>,
     /// Which of the unanswered calls.
     happened: Vec<bool>,
@@ -118,21 +129,27 @@ struct Place {
 impl<'a> Search<'a> {
     fn new(history: &'a [Call]) -> Search<'a> {
         let count = history.iter().map(|call| call.client + 1).max().unwrap_or(0);
-        let mut clients = vec![Vec::new(); count];
+        let mut lines: Vec<Vec<Seen<'a>>> = vec![Vec::new(); count * LINES];
         let mut unanswered = Vec::new();
         for call in history {
+            let changes = call.client * LINES;
+            let after = lines[changes].len() as u32;
             match (call.answer, call.action) {
                 (Answer::Unknown, Action::Read { .. } | Action::ReadFresh { .. }) => {}
                 (Answer::Unknown, _) => unanswered.push(call),
-                _ => clients[call.client].push(call),
+                (Answer::Done, _) => lines[changes].push(Seen { call, after }),
+                _ => {
+                    let shown = shown(call).map(|name| &mut lines[changes + 1 + name]);
+                    shown.into_iter().for_each(|line| line.push(Seen { call, after }));
+                }
             }
         }
-        Search { clients, unanswered, seen: HashSet::new() }
+        Search { lines, unanswered, seen: HashSet::new() }
     }
 
     fn run(mut self) -> Result<(), Violation> {
         let start = Place {
-            done: vec![0; self.clients.len()],
+            done: vec![0; self.lines.len()],
             happened: vec![false; self.unanswered.len()],
             state: [None, None],
         };
@@ -158,13 +175,13 @@ impl<'a> Search<'a> {
     }
 
     fn is_complete(&self, place: &Place) -> bool {
-        self.clients.iter().zip(&place.done).all(|(calls, done)| calls.len() == *done as usize)
+        self.lines.iter().zip(&place.done).all(|(calls, done)| calls.len() == *done as usize)
     }
 
-    /// Of each client the first call that is not explained.
+    /// Of each line the first call that is not explained.
     fn waiting(&self, place: &Place) -> Vec<&'a Call> {
-        let clients = self.clients.iter().zip(&place.done);
-        clients.filter_map(|(calls, &done)| calls.get(done as usize).copied()).collect()
+        let lines = self.lines.iter().zip(&place.done);
+        lines.filter_map(|(calls, &done)| Some(calls.get(done as usize)?.call)).collect()
     }
 
     fn next(&self, place: &Place) -> Vec<Place> {
@@ -181,12 +198,15 @@ impl<'a> Search<'a> {
             }
         }
         let mut answered: Vec<(u64, Place)> = Vec::new();
-        for (client, calls) in self.clients.iter().enumerate() {
-            let Some(call) = calls.get(place.done[client] as usize) else { continue };
-            let (state, answer) = apply(place.state, call.action);
-            if answer == call.answer && (is_local(call) || in_time(call)) {
+        for (line, calls) in self.lines.iter().enumerate() {
+            let Some(&Seen { call, after }) = calls.get(place.done[line] as usize) else {
+                continue;
+            };
+            let in_turn = place.done[line - line % LINES] >= after;
+            let (state, possible) = explain(place.state, call);
+            if possible && in_turn && (is_local(call) || in_time(call)) {
                 let mut done = place.done.clone();
-                done[client] += 1;
+                done[line] += 1;
                 let happened = place.happened.clone();
                 answered.push((call.ended_us, Place { done, happened, state }));
             }
@@ -207,6 +227,34 @@ fn is_local(call: &Call) -> bool {
         (Action::ReadFresh { .. }, _) => false,
         (Action::Read { .. }, _) => true,
         (_, answer) => answer != Answer::Done,
+    }
+}
+
+/// The name whose state a read or a refusal shows; none where it may be either.
+fn shown(call: &Call) -> Option<usize> {
+    match call.action {
+        Action::Make { name, .. }
+        | Action::Remove { name }
+        | Action::Set { name, .. }
+        | Action::Read { name }
+        | Action::ReadFresh { name } => Some(name),
+        Action::Rename { from, .. } if call.answer == Answer::Exists => Some(1 - from),
+        Action::Rename { how: Rename::Exchange, .. } => None,
+        Action::Rename { from, .. } => Some(from),
+    }
+}
+
+/// The state after `call`, and whether its answer fits the state before.
+fn explain(state: State, call: &Call) -> (State, bool) {
+    match (call.action, call.answer) {
+        // The kernel may refuse for one name without a look at the other.
+        (Action::Rename { from, how: Rename::NoReplace }, Answer::Exists) => {
+            (state, state[1 - from].is_some())
+        }
+        (action, answer) => {
+            let (after, given) = apply(state, action);
+            (after, given == answer)
+        }
     }
 }
 
@@ -336,6 +384,20 @@ mod tests {
         ];
         assert_eq!(check(&history), Ok(()));
         history.push(call(1, (130, 131), read(A), Answer::Value(1)));
+        check_refused(&history);
+    }
+
+    #[test]
+    fn two_names_may_be_seen_at_different_places() {
+        let mut history = vec![
+            call(0, (0, 10), make(A, 1), Answer::Done),
+            call(0, (20, 30), remove(A), Answer::Done),
+            call(0, (40, 50), make(B, 2), Answer::Done),
+            call(1, (60, 61), read(B), Answer::Value(2)),
+            call(1, (62, 63), read(A), Answer::Value(1)),
+        ];
+        assert_eq!(check(&history), Ok(()));
+        history.push(call(1, (64, 65), read(B), Answer::Missing));
         check_refused(&history);
     }
 

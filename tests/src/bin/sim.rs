@@ -27,6 +27,10 @@ usage: sim [--seeds N] [--start S] [--deviations] [--jobs J] [--seconds T] [--ke
   --deviation D    of its Dth deviation";
 
 fn main() -> ExitCode {
+    if std::env::args().skip(1).any(|word| word == "--help") {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
     match Arguments::parse(std::env::args().skip(1)) {
         Ok(Arguments { replay: Some(seed), deviation, .. }) => replay_one(seed, deviation),
         Ok(arguments) => run_many(&arguments),

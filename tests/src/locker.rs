@@ -37,7 +37,9 @@ impl Locker {
                 }
             }
         });
-        Locker { child, commands, answers }
+        let mut locker = Locker { child, commands, answers };
+        assert_eq!(locker.answer(), "open", "{}", path.display());
+        locker
     }
 
     /// Gives a command and waits for its answer.

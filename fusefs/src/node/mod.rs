@@ -34,7 +34,7 @@ mod proposals;
 mod pulse;
 mod report;
 mod setup;
-mod signals;
+pub mod signals;
 mod start;
 mod volume;
 mod volume_report;

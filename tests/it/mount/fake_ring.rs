@@ -12,6 +12,7 @@ use engine::namespace::tables::{MemoryTables, Overlay, Tables, TablesError};
 use engine::namespace::{VolumeParams, apply, genesis};
 use engine::outcome::{Outcome, Refusal};
 use engine::time::Timestamp;
+use fusefs::node::signals;
 use fusefs::ops::ports::{Caller, Done, OnApplied, Origin, ProposeError, Ring, SharedTables, View};
 
 /// The node whose mount is tested.
@@ -232,6 +233,10 @@ impl Ring for FakeRing {
 
     fn now(&self) -> Timestamp {
         clock()
+    }
+
+    fn is_interrupted(&self, caller: Caller) -> bool {
+        caller.task.is_some_and(signals::is_pending)
     }
 
     fn propose(&self, caller: Caller, op: Op, done: Done<Outcome, ProposeError>) {

@@ -1,6 +1,6 @@
 //! A process that locks a file as it is told on its standard input, and says what came of it.
 //!
-//! `locker PATH`, then one command a line: `posix|ofd|flock s|x|u [START LEN] [wait]`,
+//! `locker PATH` says `open` when it has opened the file. Then one command a line: `posix|ofd|flock s|x|u [START LEN] [wait]`,
 //! `get|ofd-get s|x START LEN`, `reopen` (opens the file again and closes that),
 //! `close` (what it has open), `append TEXT`, `put TEXT` (instead of what is there), `read`,
 //! `size`. SIGUSR1 is caught and ends a wait.
@@ -15,6 +15,7 @@ fn main() -> io::Result<()> {
     let mut open = File::options();
     let open = open.read(true).append(true).create(true);
     let mut file = Some(open.open(&path)?);
+    println!("open");
     for line in io::stdin().lock().lines() {
         let line = line?;
         let words: Vec<&str> = line.split_whitespace().collect();

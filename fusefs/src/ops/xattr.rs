@@ -86,13 +86,12 @@ impl Fs {
             return Err(FsError::Invalid);
         }
         // What the cluster could not keep is not promised.
-        if name == Durability::NAME
-            && let Ok(Durability::Zones(count)) = Durability::parse(value)
-            && usize::from(count) > view.zones()?.len()
-        {
-            return Err(FsError::Invalid);
-        }
-        Ok(())
+        let is_possible = match Durability::parse(value) {
+            Ok(Durability::Zone) => view.members()?.len() > 1,
+            Ok(Durability::Zones(count)) => usize::from(count) <= view.zones()?.len(),
+            _ => true,
+        };
+        if is_possible { Ok(()) } else { Err(FsError::Invalid) }
     }
 
     /// `gsn`: the agreement that changed the inode last. `zones`: who holds the bytes,

@@ -88,7 +88,7 @@ impl Drop for FragileDisk {
     }
 }
 
-fn run(program: &str, arguments: &[&Path]) -> Result<(), String> {
+pub fn run(program: &str, arguments: &[&Path]) -> Result<(), String> {
     let output = Command::new(program).args(arguments).output();
     let output = output.map_err(|error| format!("{program}: {error}"))?;
     if output.status.success() {

@@ -9,7 +9,9 @@
 //! - FUSION_TEST_KEEP=1: a test that fails leaves its cluster up.
 
 mod arriving;
+mod contents;
 mod cut_off;
+mod failing_disk;
 mod fragile_disk;
 mod full_disk;
 mod handles;

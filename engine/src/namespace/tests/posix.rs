@@ -192,6 +192,18 @@ fn publish_takes_the_current_base_only() {
 }
 
 #[test]
+fn a_file_is_at_home_where_it_was_made_or_moved_to() {
+    let home = |ring: &Ring, path: &str| ring.inode(path).home;
+    let ring = check("mkdir /a; mkdir /b; create /a/f; create /b/g; link /a/f /b/l");
+    assert_eq!(home(&ring, "/b/l"), ring.ino("/a"), "another name moves nothing");
+    let ring = check("mkdir /a; mkdir /b; create /a/f; create /b/g; mv /a/f /b/f");
+    assert_eq!(home(&ring, "/b/f"), ring.ino("/b"));
+    let ring = check("mkdir /a; mkdir /b; create /a/f; create /b/g; swap /a/f /b/g");
+    assert_eq!(home(&ring, "/b/g"), ring.ino("/b"));
+    assert_eq!(home(&ring, "/a/f"), ring.ino("/a"));
+}
+
+#[test]
 fn a_body_shorter_than_the_file_shows_no_more_than_it_has() {
     let mut ring = check("create /f");
     let Op::Publish { ino, base, body, mtime, holder, stored_len, ctime, .. } =

@@ -347,6 +347,61 @@ pub enum Op {
         #[n(1)]
         boot: u64,
     },
+    /// Begins a quota at a directory or changes its limits; without limits, begins to end it.
+    /// `MarkQuota`s have to follow, and a `FinishQuota`.
+    #[n(24)]
+    SetQuota {
+        #[n(0)]
+        directory: Ino,
+        #[n(1)]
+        limits: Option<QuotaLimits>,
+    },
+    /// A step of counting what was there before a quota: `directory` itself, and the files in
+    /// it with cookies behind `after` and up to `through`.
+    #[n(25)]
+    MarkQuota {
+        #[n(0)]
+        quota: Ino,
+        #[n(1)]
+        directory: Ino,
+        #[n(2)]
+        after: u64,
+        #[n(3)]
+        through: u64,
+    },
+    /// Everything below the quota has been marked since `began`.
+    #[n(26)]
+    FinishQuota {
+        #[n(0)]
+        quota: Ino,
+        #[n(1)]
+        began: Gsn,
+    },
+    /// Sets bytes of a quota aside for what the origin is about to write: `wanted` of them, or
+    /// as many as do not crowd out others, but not less than `needed`.
+    #[n(27)]
+    ReserveQuota {
+        #[n(0)]
+        quota: Ino,
+        #[n(1)]
+        needed: u64,
+        #[n(2)]
+        wanted: u64,
+    },
+    /// Gives reserved bytes back that the origin has not used. 0 says that all are in use.
+    #[n(28)]
+    ReturnQuota {
+        #[n(0)]
+        quota: Ino,
+        #[n(1)]
+        bytes: u64,
+    },
+    /// Asks all nodes to return what they have reserved and not used: a quota is used up.
+    #[n(29)]
+    ReclaimQuota {
+        #[n(0)]
+        quota: Ino,
+    },
 }
 
 /// The lock that an owner of a command's origin wants.
@@ -375,6 +430,17 @@ pub struct LockWait {
     pub ticket: u64,
     #[n(1)]
     pub detects: bool,
+}
+
+/// What may lie below a directory; `None` = as much as there is room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(array)]
+pub struct QuotaLimits {
+    #[n(0)]
+    pub bytes: Option<u64>,
+    /// Inodes of all types, the directory itself included.
+    #[n(1)]
+    pub inodes: Option<u64>,
 }
 
 /// What a new inode is.

@@ -103,4 +103,10 @@ pub enum Refusal {
     #[n(22)]
     #[error("the name leads elsewhere now")]
     Overtaken,
+    #[n(23)]
+    #[error("a quota is used up")]
+    QuotaExceeded,
+    #[n(24)]
+    #[error("the two places count for different quotas")]
+    CrossesQuota,
 }

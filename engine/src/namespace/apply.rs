@@ -49,6 +49,14 @@ pub enum Touched {
     LockDenied { ino: Ino, owner: LockOwner, ticket: u64 },
     /// The file left the tables while it was locked; `locks` is how. [`Touched::Gone`] follows.
     LocksGone { ino: Ino, locks: FileLocks },
+    /// An inode counts for another quota (`Ino(0)` = none), or for other bytes.
+    Counted { ino: Ino, quota: Ino, bytes: u64 },
+    /// A quota came, changed its limits, state or place, or went.
+    Quota { directory: Ino },
+    /// A node has so many bytes of a quota set aside.
+    Reserved { quota: Ino, node: NodeId, bytes: u64 },
+    /// A node needs what others have reserved of a quota and not used.
+    Reclaimed { quota: Ino, by: NodeId },
 }
 
 /// Applies the command agreed at `gsn`, after those of smaller GSNs and after the commands
@@ -129,6 +137,21 @@ fn run_op<T: Tables>(state: &mut State<'_, T>, command: &Command) -> Result<Outc
             super::lock::share(state, command, *ino, locks, *asked)
         }
         Op::DropLocks { node, boot } => super::lock::drop_starts(state, command, *node, *boot),
+        Op::SetQuota { directory, limits } => {
+            super::quota::set(state, command, *directory, *limits)
+        }
+        Op::MarkQuota { quota, directory, after, through } => {
+            super::quota::mark(state, *quota, *directory, *after, *through)
+        }
+        Op::FinishQuota { quota, began } => super::quota::finish(state, *quota, *began),
+        Op::ReserveQuota { quota, needed, wanted } => {
+            super::quota::reserve(state, command, *quota, *needed, *wanted)
+        }
+        Op::ReturnQuota { quota, bytes } => super::quota::give_back(state, command, *quota, *bytes),
+        Op::ReclaimQuota { quota } => {
+            state.touch(Touched::Reclaimed { quota: *quota, by: command.id.origin });
+            Ok(Outcome::Done)
+        }
     }
 }
 

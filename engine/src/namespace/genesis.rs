@@ -44,6 +44,7 @@ pub fn genesis_of_child(params: &VolumeParams, members: &[Member]) -> Changes {
         btime: params.time,
         changed: Gsn(0),
         xattr_list_len: 0,
+        quota: Ino(0),
         version: Version(0),
         body: Body::Empty,
         valid_len: 0,

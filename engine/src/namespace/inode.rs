@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! | version u8 | type u8 | mode u16 | uid u32 | gid u32 | nlink u32 | size u64 | changed u64 |
-//! | atime | mtime | ctime | btime  (each: seconds i64, nanos u32) | xattr list u32 | .. |
+//! | atime | mtime | ctime | btime  (each: seconds i64, nanos u32) | xattr list u32 |
+//! | quota u64 | .. |
 //!
 //! and then, by type:
 //! file       | version u64 | valid_len u64 | stored_len u64 | home u64 | writer u16 | holder u16 |
@@ -41,6 +42,9 @@ pub struct Inode {
     pub changed: Gsn,
     /// What `listxattr` gives, in bytes with a NUL for each name; 0 = no extended attributes.
     pub xattr_list_len: u32,
+    /// The directory of the quota that counts this inode; `Ino(0)` = none. A quota that was
+    /// ended counts nothing, whatever still has its number.
+    pub quota: Ino,
     /// Files: changes with each publish and each change of size; strictly grows.
     pub version: Version,
     /// Files: the bytes as last published.
@@ -144,6 +148,11 @@ impl Inode {
         self.kind == Kind::File
     }
 
+    /// Bytes that count for `statfs` and for quotas: those that are stored.
+    pub fn charge(&self) -> u64 {
+        self.stored_len
+    }
+
     /// Where `..` leads; `None` unless this is a directory.
     pub fn parent(&self) -> Option<Ino> {
         self.directory.map(|directory| directory.parent)
@@ -164,6 +173,7 @@ impl Inode {
             out.extend_from_slice(&time.nanos.to_be_bytes());
         }
         out.extend_from_slice(&self.xattr_list_len.to_be_bytes());
+        out.extend_from_slice(&self.quota.0.to_be_bytes());
         match &self.kind {
             Kind::File => self.encode_file(&mut out),
             Kind::Directory => {
@@ -218,6 +228,7 @@ impl Inode {
         let [atime, mtime, ctime, btime] =
             [time(&mut reader)?, time(&mut reader)?, time(&mut reader)?, time(&mut reader)?];
         let xattr_list_len = reader.u32()?;
+        let quota = Ino(reader.u64()?);
         let mut inode = Inode {
             kind: Kind::Fifo,
             mode,
@@ -231,6 +242,7 @@ impl Inode {
             btime,
             changed,
             xattr_list_len,
+            quota,
             version: Version(0),
             body: Body::Empty,
             valid_len: 0,
@@ -309,6 +321,7 @@ mod tests {
             btime: Timestamp::new(6, 7),
             changed: Gsn(8),
             xattr_list_len: 9,
+            quota: Ino(77),
             version: Version(0),
             body: Body::Empty,
             valid_len: 0,

@@ -10,6 +10,8 @@ pub(super) const INODES: &[u8] = b"I";
 pub(super) const MEMBERS: &[u8] = b"M";
 pub(crate) const ORIGINS: &[u8] = b"O";
 pub(super) const HELD: &[u8] = b"H";
+pub(super) const QUOTAS: &[u8] = b"Q";
+pub(super) const RESERVATIONS: &[u8] = b"B";
 pub(super) const JOIN_TOKENS: &[u8] = b"J";
 pub(super) const VOLUMES: &[u8] = b"W";
 pub(super) const LOCKS: &[u8] = b"L";
@@ -89,6 +91,19 @@ pub(super) fn lock_wait(owner: LockOwner, ino: Ino) -> Vec<u8> {
 /// The file behind the owner in a key of [`lock_wait`].
 pub(super) fn lock_wait_ino(key: &[u8]) -> Option<Ino> {
     key.get(19..)?.try_into().ok().map(|bytes| Ino(u64::from_be_bytes(bytes)))
+}
+
+pub(super) fn quota(directory: Ino) -> Vec<u8> {
+    key(b'Q', &directory.0.to_be_bytes(), &[])
+}
+
+/// What all keys of reservations in the quota of `directory` begin with.
+pub(super) fn reservations(directory: Ino) -> Vec<u8> {
+    key(b'B', &directory.0.to_be_bytes(), &[])
+}
+
+pub(super) fn reservation(directory: Ino, node: NodeId) -> Vec<u8> {
+    key(b'B', &directory.0.to_be_bytes(), &node.0.to_be_bytes())
 }
 
 /// The number behind a one-byte table prefix, for keys of the shape `| table | u64 |`.

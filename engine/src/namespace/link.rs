@@ -8,7 +8,8 @@ use crate::command::{Command, Name};
 use crate::ids::Ino;
 use crate::outcome::{Outcome, Refusal};
 
-/// `NotPermitted` for a directory; the order of the checks is Linux's.
+/// `NotPermitted` for a directory; the order of the checks is Linux's. `CrossesQuota` between
+/// quotas: a file counts for one.
 pub(super) fn link<T: Tables>(
     state: &mut State<'_, T>,
     command: &Command,
@@ -17,7 +18,7 @@ pub(super) fn link<T: Tables>(
     name: &Name,
 ) -> Result<Outcome, Stop> {
     let inode = state.inode(ino)?;
-    state.directory(parent)?;
+    let directory = state.directory(parent)?;
     if state.slot(parent, name)?.is_some() {
         return Err(Refusal::Exists.into());
     }
@@ -27,6 +28,7 @@ pub(super) fn link<T: Tables>(
     if inode.nlink >= LINKS_MAX {
         return Err(Refusal::TooManyLinks.into());
     }
+    state.check_same_quota(ino, directory.quota)?;
     state.change_inode(ino, |inode| {
         inode.nlink += 1;
         inode.ctime = command.time;

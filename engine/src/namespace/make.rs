@@ -12,7 +12,7 @@ use crate::outcome::{Outcome, Refusal};
 /// Set-group-id: on a directory, what is made in it gets its group.
 pub(super) const S_ISGID: u32 = 0o2000;
 
-/// Makes an inode with one name.
+/// Makes an inode with one name. `QuotaExceeded` if a quota above it has no room.
 ///
 /// A file's write token goes to the origin with it. If the name is there already: `Exists`;
 /// without `exclusive`, for files, the file that is there is the outcome, and a directory
@@ -37,6 +37,9 @@ pub(super) fn make<T: Tables>(
     check_kind(kind)?;
     check_ino(state, *ino, command.id.origin)?;
 
+    let quota = state.live_quota(directory.quota)?;
+    state.check_room_for_inode(quota)?;
+
     let is_directory = *kind == Kind::Directory;
     let grows = directory.nlink.checked_add(1).ok_or(Refusal::TooManyLinks)?;
     let mut inode = Inode {
@@ -52,6 +55,7 @@ pub(super) fn make<T: Tables>(
         btime: command.time,
         changed: state.gsn,
         xattr_list_len: 0,
+        quota,
         version: Version(0),
         body: Body::Empty,
         valid_len: 0,

@@ -24,6 +24,8 @@
 //! | volumes    | `W`, volume u32               | child volume in CBOR; in the root volume only |
 //! | locks      | `L`, ino u64                  | [`LockRow`] in CBOR |
 //! | lock waits | `G`, node u16, boot u64, owner u64, ino u64 | nothing: that owner of a POSIX lock waits there |
+//! | quotas     | `Q`, directory u64            | drawn in `quota.rs` |
+//! | reservations | `B`, directory u64, node u16 | drawn in `quota.rs` |
 //! | volume     | `V`                           | volume key, 32 bytes |
 //! | summary    | `S`                           | row hash 32 bytes, inodes u64, bytes u64 |
 //!
@@ -57,6 +59,7 @@ mod lock;
 mod make;
 mod member;
 mod publish;
+mod quota;
 mod rename;
 mod setattr;
 mod state;
@@ -77,6 +80,7 @@ pub use genesis::{VolumeParams, genesis, genesis_of_child};
 pub use inode::{Directory, FileType, Inode};
 pub use join_token::JoinToken;
 pub use lock::{Keeper, LockRow, LockUse};
+pub use quota::{MARK_ENTRIES_MAX, Quota, QuotaState, QuotaUse, Reservation};
 pub use state_hash::{Usage, recompute};
 pub use tables::{Changes, MemoryTables, Overlay, Tables, TablesError};
 pub use view::View;

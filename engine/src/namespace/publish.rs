@@ -3,6 +3,7 @@
 use super::FILE_SIZE_MAX;
 use super::apply::Stop;
 use super::member::is_member;
+use super::quota;
 use super::setattr::touch_content;
 use super::state::State;
 use super::tables::Tables;
@@ -16,7 +17,8 @@ use crate::time::Timestamp;
 ///
 /// `Superseded` if `base` is not the current version: somebody published or truncated in
 /// between, and the proposer must look again. `TokenHeld` if another node has the token;
-/// without any holder, `base` alone decides.
+/// without any holder, `base` alone decides. No quota refuses a version: its node reserved
+/// the room before it acknowledged the bytes.
 pub(super) fn publish<T: Tables>(
     state: &mut State<'_, T>,
     command: &Command,
@@ -45,6 +47,8 @@ pub(super) fn publish<T: Tables>(
     let body_len = checked_len(body)?;
 
     let version = next_version(inode.version, state.gsn);
+    let grows = body_len.min(*size).min(*stored_len).saturating_sub(inode.charge());
+    quota::spend(state, inode.quota, command.id.origin, grows)?;
     state.change_inode(*ino, |inode| {
         inode.size = *size;
         inode.valid_len = body_len.min(*size);

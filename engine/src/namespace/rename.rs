@@ -22,7 +22,7 @@ struct Place<'a> {
 }
 
 /// Moves a name. The checks, and their order, are those of Linux's `do_renameat2` and
-/// `vfs_rename`: both names first, then loops, then types, then emptiness. Two names of one
+/// `vfs_rename`: both names first, then loops, quotas, types, and emptiness. Two names of one
 /// inode: nothing happens.
 pub(super) fn rename<T: Tables>(
     state: &mut State<'_, T>,
@@ -33,8 +33,8 @@ pub(super) fn rename<T: Tables>(
     };
     let from = Place { parent: *from_parent, name: from_name };
     let to = Place { parent: *to_parent, name: to_name };
-    state.directory(from.parent)?;
-    state.directory(to.parent)?;
+    let from_quota = state.directory(from.parent)?.quota;
+    let to_quota = state.directory(to.parent)?.quota;
     let source = state.slot(from.parent, from.name)?.ok_or(Refusal::NotFound)?;
     let target = state.slot(to.parent, to.name)?;
     check_victim(*victim, target)?;
@@ -44,6 +44,12 @@ pub(super) fn rename<T: Tables>(
         _ => {}
     }
     check_loops(state, from, to, source, target, *how)?;
+    if from.parent != to.parent {
+        state.check_same_quota(source.ino, to_quota)?;
+        if let Some(target) = target.filter(|_| *how == RenameHow::Exchange) {
+            state.check_same_quota(target.ino, from_quota)?;
+        }
+    }
     match target {
         Some(target) if target.ino == source.ino => {}
         Some(target) if *how == RenameHow::Exchange => {

@@ -9,6 +9,7 @@ use std::collections::btree_map::Entry;
 use super::apply::{Stop, Touched};
 use super::inode::Inode;
 use super::keys;
+use super::quota;
 use super::state_hash::{Summary, Usage};
 use super::tables::{Overlay, Tables, TablesError};
 use crate::ids::{Gsn, Ino};
@@ -129,6 +130,7 @@ impl<T: Tables> State<'_, T> {
     /// Adds a new inode.
     pub(super) fn create_inode(&mut self, ino: Ino, inode: Inode) -> Result<(), TablesError> {
         self.summary.usage.add(&inode);
+        self.count_for_quota(ino, None, Some((inode.quota, inode.charge())))?;
         self.put(keys::inode(ino), inode.encode())
     }
 
@@ -157,15 +159,21 @@ impl<T: Tables> State<'_, T> {
         let Some(mut inode) = self.find_inode(ino)? else {
             return Err(TablesError(format!("inode {ino} is named and does not exist")));
         };
+        let before = (inode.quota, inode.charge());
         self.summary.usage.remove(&inode);
         change(&mut inode);
         self.summary.usage.add(&inode);
+        self.count_for_quota(ino, Some(before), Some((inode.quota, inode.charge())))?;
         self.put(keys::inode(ino), inode.encode())
     }
 
     /// Takes an inode out of the tables, with its extended attributes.
     pub(super) fn remove_inode(&mut self, ino: Ino, mut last: Inode) -> Result<(), TablesError> {
         self.summary.usage.remove(&last);
+        self.count_for_quota(ino, Some((last.quota, last.charge())), None)?;
+        if last.is_directory() {
+            quota::remove(self, ino)?;
+        }
         self.delete(keys::inode(ino))?;
         if last.xattr_list_len > 0 {
             let mut attributes = Vec::new();

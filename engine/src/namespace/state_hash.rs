@@ -19,9 +19,8 @@ use crate::ids::StateHash;
 pub struct Usage {
     /// Inodes of all types, the root included.
     pub inodes: u64,
-    /// Visible bytes of the bodies of all files. What a truncation added as zeros costs
-    /// nothing, so a sparse file of 1 TiB does not fill the volume. Wraps around: only a sum
-    /// of forged sizes gets there.
+    /// What the bodies of all files take. Holes take nothing, so a sparse file of 1 TiB does
+    /// not fill the volume. Wraps around: only a sum of forged sizes gets there.
     pub bytes: u64,
 }
 
@@ -29,13 +28,13 @@ impl Usage {
     /// Counts `inode` in.
     pub(super) fn add(&mut self, inode: &Inode) {
         self.inodes = self.inodes.wrapping_add(1);
-        self.bytes = self.bytes.wrapping_add(inode.valid_len);
+        self.bytes = self.bytes.wrapping_add(inode.charge());
     }
 
     /// Counts `inode` out.
     pub(super) fn remove(&mut self, inode: &Inode) {
         self.inodes = self.inodes.wrapping_sub(1);
-        self.bytes = self.bytes.wrapping_sub(inode.valid_len);
+        self.bytes = self.bytes.wrapping_sub(inode.charge());
     }
 }
 

@@ -9,6 +9,7 @@ use super::inode::{FileType, Inode};
 use super::join_token::JoinToken;
 use super::keys;
 use super::lock::LockRow;
+use super::quota::{Quota, Reservation};
 use super::state_hash::{Summary, Usage};
 use super::tables::{Tables, TablesError};
 use super::volume::VolumeRecord;
@@ -198,6 +199,47 @@ impl<T: Tables> View<T> {
     /// How far the commands of `node` were applied.
     pub fn origin(&self, node: NodeId) -> Result<Option<Origin>, TablesError> {
         self.0.get(&keys::origin(node))?.map(|bytes| Origin::decode(&bytes)).transpose()
+    }
+
+    /// The quota of a directory.
+    pub fn quota(&self, directory: Ino) -> Result<Option<Quota>, TablesError> {
+        self.0.get(&keys::quota(directory))?.map(|bytes| Quota::decode(&bytes)).transpose()
+    }
+
+    /// All quotas, by directory.
+    pub fn quotas(&self) -> Result<Vec<(Ino, Quota)>, TablesError> {
+        self.collect(keys::QUOTAS, &[], usize::MAX, |key, value| {
+            let directory = keys::number(key).ok_or_else(|| malformed("quotas"))?;
+            Ok((Ino(directory), Quota::decode(value)?))
+        })
+    }
+
+    /// The quota `mark` of an inode and all above it, nearest first.
+    pub fn quotas_from(&self, mark: Ino) -> Result<Vec<Quota>, TablesError> {
+        let mut quotas = Vec::new();
+        let mut at = Some(mark).filter(|mark| *mark != Ino(0));
+        while let Some(directory) = at
+            && let Some(quota) = self.quota(directory)?
+        {
+            at = quota.parent;
+            quotas.push(quota);
+        }
+        Ok(quotas)
+    }
+
+    /// What nodes have reserved, by quota and node.
+    pub fn reservations(&self) -> Result<Vec<(Ino, NodeId, Reservation)>, TablesError> {
+        self.collect(keys::RESERVATIONS, &[], usize::MAX, |key, value| {
+            let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
+            let quota = key.get(1..9).and_then(number);
+            let node = keys::tail(key).and_then(|tail| tail.try_into().ok());
+            match (quota, node.map(u16::from_be_bytes)) {
+                (Some(quota), Some(node)) => {
+                    Ok((Ino(quota), NodeId(node), Reservation::decode(value)?))
+                }
+                _ => Err(malformed("reservations")),
+            }
+        })
     }
 
     pub fn join_token(&self, id: u64) -> Result<Option<JoinToken>, TablesError> {

@@ -10,10 +10,12 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::control::{ControlError, LogQuery, MountRequest, UnmountRequest, WaitQuery};
+use super::control::{
+    ControlError, LogQuery, MountRequest, QuotaRequest, UnmountRequest, WaitQuery,
+};
 use super::report::{
-    ConflictReport, Identity, LogEntry, MountReport, Reached, Status, TokenCreated, TokenReport,
-    VolumeReport, WhereReport,
+    ConflictReport, Identity, LogEntry, MountReport, QuotaReport, Reached, Status, TokenCreated,
+    TokenReport, VolumeReport, WhereReport,
 };
 use super::server::{CreateToken, CreateVolume};
 use super::socket;
@@ -102,6 +104,21 @@ impl Client {
 
     pub async fn list_conflicts(&self) -> Result<Vec<ConflictReport>, ControlError> {
         self.ask(Method::GET, "/v1/conflicts", &()).await
+    }
+
+    pub async fn set_quota(&self, request: &QuotaRequest) -> Result<QuotaReport, ControlError> {
+        self.ask(Method::PUT, "/v1/quotas", request).await
+    }
+
+    /// Of the volume that is mounted at `mount`.
+    pub async fn end_quota(&self, mount: &str, path: &str) -> Result<(), ControlError> {
+        let (mount, path) = (percent_encode(mount), percent_encode(path));
+        let path = format!("/v1/quotas?mount={mount}&path={path}");
+        self.ask(Method::DELETE, &path, &()).await
+    }
+
+    pub async fn list_quotas(&self) -> Result<Vec<QuotaReport>, ControlError> {
+        self.ask(Method::GET, "/v1/quotas", &()).await
     }
 
     pub async fn mount(&self, request: &MountRequest) -> Result<MountReport, ControlError> {

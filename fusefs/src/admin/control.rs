@@ -10,8 +10,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::report::{
-    ConflictReport, Identity, LogEntry, MountReport, Reached, Status, TokenCreated, TokenReport,
-    VolumeReport, WhereReport,
+    ConflictReport, Identity, LogEntry, MountReport, QuotaReport, Reached, Status, TokenCreated,
+    TokenReport, VolumeReport, WhereReport,
 };
 
 /// An answer that may take its time.
@@ -56,6 +56,15 @@ pub trait Control: Send + Sync + 'static {
 
     fn list_conflicts(&self) -> Reply<'_, Vec<ConflictReport>>;
 
+    /// Begins a quota at a directory, or changes its limits; returns when all that was there
+    /// is counted.
+    fn set_quota(&self, request: QuotaRequest) -> Reply<'_, QuotaReport>;
+
+    /// Ends a directory's quota.
+    fn end_quota(&self, place: QuotaPlace) -> Reply<'_, ()>;
+
+    fn list_quotas(&self) -> Reply<'_, Vec<QuotaReport>>;
+
     /// Mounts the volume; returns when the mount answers. A directory where this daemon's
     /// mount is already is success. A dead mount there is detached first.
     fn mount(&self, request: MountRequest) -> Reply<'_, MountReport>;
@@ -99,6 +108,39 @@ pub struct WaitQuery {
     /// Also until they hold every body that they should up to there.
     #[serde(default)]
     pub bodies: bool,
+}
+
+/// What a quota should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuotaRequest {
+    /// Where the volume is mounted; absent = the root volume.
+    #[serde(default)]
+    pub mount: Option<String>,
+    /// From the volume's root, with or without a leading slash.
+    pub path: String,
+    #[serde(default)]
+    pub bytes: LimitChange,
+    #[serde(default)]
+    pub inodes: LimitChange,
+}
+
+/// Which directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuotaPlace {
+    /// Where the volume is mounted; absent = the root volume.
+    pub mount: Option<String>,
+    pub path: String,
+}
+
+/// `"keep"`, `"none"` or `{"at": N}`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LimitChange {
+    #[default]
+    Keep,
+    None,
+    At(u64),
 }
 
 /// Where and how to mount.

@@ -309,6 +309,43 @@ pub struct ConflictReport {
     pub kept_at: String,
 }
 
+/// A directory's quota. What lies in quotas below counts too.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QuotaReport {
+    pub volume: String,
+    pub ino: u64,
+    /// From the volume's root; absent if the directory has just gone.
+    pub path: Option<String>,
+    pub state: QuotaStateReport,
+    /// Absent = no limit.
+    pub limit_bytes: Option<u64>,
+    pub used_bytes: u64,
+    /// Set aside for what nodes are writing now.
+    pub reserved_bytes: u64,
+    pub limit_inodes: Option<u64>,
+    pub used_inodes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum QuotaStateReport {
+    /// What was there before is being counted.
+    Counting,
+    Active,
+    /// What counts for it is being given to the quota above.
+    Ending,
+}
+
+impl QuotaStateReport {
+    pub fn word(self) -> &'static str {
+        match self {
+            QuotaStateReport::Counting => "counting",
+            QuotaStateReport::Active => "active",
+            QuotaStateReport::Ending => "ending",
+        }
+    }
+}
+
 /// A daemon that has started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {

@@ -11,25 +11,31 @@
 //! | POST /v1/wait | `Reached`, when it is |
 //! | GET, POST /v1/volumes | `[VolumeReport]`, `VolumeReport` |
 //! | GET /v1/conflicts | `[ConflictReport]` |
+//! | GET, PUT /v1/quotas | `[QuotaReport]`, `QuotaReport` |
+//! | DELETE /v1/quotas?path&mount | nothing |
 //! | POST, DELETE /v1/mounts | `MountReport`, nothing |
 //! | POST /v1/shutdown | nothing; answered when the node has stopped |
 //!
-//! A failure is a `ControlError` with a 4xx or 5xx status.
+//! Quotas are changed by root, or by whoever runs the daemon; everything else by whoever may
+//! open the socket. A failure is a `ControlError` with a 4xx or 5xx status.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
+use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 use super::control::{
-    Control, ControlError, FailureKind, LogQuery, MountRequest, Reply, UnmountRequest, WaitQuery,
+    Control, ControlError, FailureKind, LogQuery, MountRequest, QuotaPlace, QuotaRequest, Reply,
+    UnmountRequest, WaitQuery,
 };
 use super::socket;
 
@@ -76,7 +82,8 @@ pub async fn bind(path: &Path) -> Result<UnixListener, ControlError> {
 /// # Errors
 /// When the socket breaks.
 pub async fn serve(listener: UnixListener, control: Arc<dyn Control>) -> std::io::Result<()> {
-    axum::serve(listener, routes(control)).await
+    let routes = routes(control).into_make_service_with_connect_info::<Peer>();
+    axum::serve(listener, routes).await
 }
 
 fn routes(control: Arc<dyn Control>) -> Router {
@@ -92,6 +99,8 @@ fn routes(control: Arc<dyn Control>) -> Router {
         .route("/v1/volumes", get(async |State(c): Shared| answer(c.list_volumes()).await))
         .route("/v1/volumes", post(create_volume))
         .route("/v1/conflicts", get(async |State(c): Shared| answer(c.list_conflicts()).await))
+        .route("/v1/quotas", get(async |State(c): Shared| answer(c.list_quotas()).await))
+        .route("/v1/quotas", put(set_quota).delete(end_quota))
         .route("/v1/mounts", post(mount).delete(unmount))
         .route("/v1/shutdown", post(async |State(c): Shared| answer(c.shutdown()).await))
         .fallback(async || {
@@ -135,6 +144,28 @@ async fn create_volume(State(control): Shared, Json(request): Json<CreateVolume>
     answer(control.create_volume(request.name, request.nodes)).await
 }
 
+async fn set_quota(
+    State(control): Shared,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Json(request): Json<QuotaRequest>,
+) -> Response {
+    match peer.check_is_owner() {
+        Ok(()) => answer(control.set_quota(request)).await,
+        Err(error) => Failure(error).into_response(),
+    }
+}
+
+async fn end_quota(
+    State(control): Shared,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Query(place): Query<QuotaPlace>,
+) -> Response {
+    match peer.check_is_owner() {
+        Ok(()) => answer(control.end_quota(place)).await,
+        Err(error) => Failure(error).into_response(),
+    }
+}
+
 async fn mount(State(control): Shared, Json(request): Json<MountRequest>) -> Response {
     answer(control.mount(request)).await
 }
@@ -147,6 +178,28 @@ async fn answer<T: Serialize>(reply: Reply<'_, T>) -> Response {
     match reply.await {
         Ok(value) => Json(value).into_response(),
         Err(error) => Failure(error).into_response(),
+    }
+}
+
+/// Who is at the other end of the socket; `None` if the kernel does not say.
+#[derive(Clone, Copy)]
+struct Peer {
+    uid: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Peer {
+        Peer { uid: stream.io().peer_cred().ok().map(|cred| cred.uid()) }
+    }
+}
+
+impl Peer {
+    fn check_is_owner(self) -> Result<(), ControlError> {
+        let own = rustix::process::geteuid().as_raw();
+        if self.uid.is_some_and(|uid| uid == 0 || uid == own) {
+            return Ok(());
+        }
+        Err(ControlError::refused("only root may change quotas").hint("run it with sudo"))
     }
 }
 

@@ -104,6 +104,16 @@ impl Below {
         }
     }
 
+    /// Bytes that it takes, at most: what quotas count.
+    pub fn charge(&self) -> u64 {
+        match self {
+            Below::Content(content) => content.stored_len.min(content.valid_len),
+            Below::Frozen(frozen) => {
+                frozen.layer.charge(frozen.below.stored_len.min(frozen.below.valid_len))
+            }
+        }
+    }
+
     /// Bytes that are stored, as far as is known without looking.
     pub fn stored_len(&self) -> u64 {
         match self {

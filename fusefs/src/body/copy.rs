@@ -161,7 +161,9 @@ impl BodyService {
         let _writing = body.writing.lock();
         let mut state = body.state(&*self.ring, &self.stages, None)?;
         self.check_token(body.ino, &mut state)?;
+        let grown = self.use_quota_for(body.ino, &state, range.clone())?;
         let layer: &mut Layer = self.change(body.ino, &mut state);
+        layer.grow(grown);
         layer.share(range.start, range.end, id, len);
         Ok(())
     }

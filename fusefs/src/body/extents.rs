@@ -140,6 +140,12 @@ impl Extents {
         self.pieces(0..size).iter().all(own)
     }
 
+    /// Bytes of this layer's own or shared with another file.
+    pub fn written(&self) -> u64 {
+        let written = self.set.iter().filter(|(_, extent)| extent.what != What::Zero);
+        written.map(|(start, extent)| extent.end - start).sum()
+    }
+
     /// Number of extents.
     #[cfg(test)]
     fn count(&self) -> usize {

@@ -27,6 +27,9 @@ pub struct Layer {
     size: u64,
     /// What fallocate(2) asked room for, written or not. It lasts until the layer is sealed.
     reserved: Extents,
+    /// Bytes by which writes have made the content take more than what lies below; never too
+    /// few since quotas are counted.
+    grown: u64,
     /// The file may have bytes where the extents say that there are zeros.
     stray: bool,
     /// Size or extents changed since [`Layer::shape_is_journaled`].
@@ -103,6 +106,7 @@ impl Layer {
             data: Data::Memory(Arc::default()),
             size,
             reserved: Extents::default(),
+            grown: 0,
             stray: false,
             reshaped: true,
             memory: MemoryUse { budget: budget.clone(), bytes: 0 },
@@ -118,12 +122,14 @@ impl Layer {
         budget: &MemoryBudget,
     ) -> Layer {
         let memory = MemoryUse { budget: budget.clone(), bytes: 0 };
+        let grown = extents.written();
         let mut layer = Layer {
             id,
             extents,
             data,
             size,
             reserved: Extents::default(),
+            grown,
             stray: true,
             reshaped: false,
             memory,
@@ -146,6 +152,21 @@ impl Layer {
 
     pub fn data(&self) -> &Data {
         &self.data
+    }
+
+    pub fn grown(&self) -> u64 {
+        self.grown
+    }
+
+    /// A write will make the content take so many bytes more.
+    pub fn grow(&mut self, bytes: u64) {
+        self.grown += bytes;
+    }
+
+    /// What the content takes over a content that takes `below` bytes: never less than its
+    /// sealed body will.
+    pub fn charge(&self, below: u64) -> u64 {
+        self.size.min(below + self.grown)
     }
 
     /// Bytes of memory held.

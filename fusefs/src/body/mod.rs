@@ -19,9 +19,10 @@
 //! | apply (the node's) | is told what was agreed | `publish` |
 //! | arrivals | fetches what should be here | `arrive`, `fetch` |
 //! | watermark | tells how far everything is here | `arrive` |
+//! | quota | reserves room in quotas, and returns it | `quota` |
 //!
 //! Locks, in the order of taking: a file's `writing`, its `state`, then the leaf locks
-//! (queue, wants, table). `state` is never held during I/O on bodies, since the apply thread
+//! (queue, wants, table, quotas). `state` is never held during I/O on bodies, since the apply thread
 //! takes it.
 
 mod arrive;
@@ -39,6 +40,7 @@ mod layer;
 mod offer;
 mod publish;
 mod queue;
+mod quota;
 mod read;
 mod recall;
 mod restore;
@@ -82,6 +84,7 @@ use self::arriving::Arrivals;
 use self::layer::LayerId;
 use self::publish::Settled;
 use self::queue::SealQueue;
+use self::quota::Quotas;
 use self::sealed::SealedBodies;
 use self::source::Reputation;
 use self::state::Stages;
@@ -122,6 +125,7 @@ pub struct BodyService {
     stages: Stages,
     table: Table,
     queue: SealQueue,
+    quotas: Quotas,
     settled: Sender<Settled>,
     sealed: SealedBodies,
     wants: Mutex<Wants>,
@@ -182,6 +186,7 @@ impl BodyService {
             key: ContentKey::new(key),
             table: Table::default(),
             queue: SealQueue::default(),
+            quotas: Quotas::default(),
             settled,
             sealed: SealedBodies::default(),
             wants: Mutex::new(Wants::new()),
@@ -201,6 +206,10 @@ impl BodyService {
         });
         service.note_applied(service.ring.applied_gsn(), Vec::new());
         service.restore()?;
+        service.restore_quotas().map_err(|error| StoreError::Damaged {
+            what: "the tables".into(),
+            detail: error.to_string(),
+        })?;
         let settler = Arc::clone(&service);
         service.spawn("settle", move || settler.run_settler(&news))?;
         for _ in 0..SEALERS {
@@ -209,6 +218,7 @@ impl BodyService {
         }
         service.runtime.spawn(Arc::clone(&service).run_arrivals());
         service.runtime.spawn(Arc::clone(&service).run_watermark());
+        service.runtime.spawn(Arc::clone(&service).run_quota_returns());
         Ok(service)
     }
 
@@ -233,6 +243,7 @@ impl BodyService {
                 settled.await;
             }
         }
+        self.return_quotas().await;
     }
 
     /// Ends threads and tasks. What is not published is in the journal; the caller syncs the
@@ -362,6 +373,11 @@ impl Bodies for BodyService {
         done: Done<(), BodyError>,
     ) {
         done(self.fallocate_body(handle, offset, len, mode));
+    }
+
+    fn reserve(&self, quota: Ino, bytes: u64, done: Done<(), BodyError>) {
+        let service = self.arc();
+        self.runtime.spawn(async move { done(service.reserve_quota(quota, bytes).await) });
     }
 
     fn fsync(&self, ino: Ino, data_only: bool, demand: Demand, done: Done<(), BodyError>) {

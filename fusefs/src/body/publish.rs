@@ -202,6 +202,7 @@ impl BodyService {
                 state.base = Base::of(inode);
             }
         }
+        self.settle_quota(body);
         if let Some(sealing) = ended {
             self.journal_arrival(body, &sealing);
         }
@@ -213,6 +214,7 @@ impl BodyService {
     fn content_is(&self, body: &Arc<OpenBody>, inode: &Inode) {
         let me = self.ring.me();
         let arrived = body.loaded().and_then(|mut state| state.agreed(inode, me));
+        self.settle_quota(body);
         if let Some(sealing) = arrived {
             // The receiver is gone only when the node stops.
             let _ = self.settled.send(Settled::Arrived(Arc::clone(body), sealing));
@@ -289,9 +291,14 @@ impl OnApplied for BodyService {
                 | Touched::Held { .. }
                 | Touched::LockGranted { .. }
                 | Touched::LockDenied { .. }
-                | Touched::LocksGone { .. } => {}
+                | Touched::LocksGone { .. }
+                | Touched::Counted { .. }
+                | Touched::Quota { .. }
+                | Touched::Reserved { .. }
+                | Touched::Reclaimed { .. } => {}
             }
         }
+        self.quotas_applied(gsn, touched);
         self.note_applied(gsn, contents);
     }
 }

@@ -105,7 +105,9 @@ impl BodyService {
                 return Ok(0);
             }
             self.admit(u64::from(len))?;
+            let grown = self.use_quota_for(body.ino, &state, offset..end)?;
             let top = self.change(body.ino, &mut state);
+            top.grow(grown);
             match top.data() {
                 Data::Memory(_) if end <= MEMORY_BYTES_MAX && !self.stages.memory.is_spent() => {
                     top.write_memory(offset, data);
@@ -166,6 +168,8 @@ impl BodyService {
         }
         let mut state = body.state(&*self.ring, &self.stages, None)?;
         self.change(body.ino, &mut state).truncate(size, file_is_cut);
+        drop(state);
+        self.settle_quota(body);
         Ok(true)
     }
 
@@ -189,6 +193,10 @@ impl BodyService {
             self.check_token(body.ino, &mut state)?;
             if change.reserve {
                 self.admit(len)?;
+                if self.has_quotas() && !state.gone {
+                    let (more, _) = state.growth(offset..end);
+                    self.check_quota(body.ino, state.charge(), more)?;
+                }
             }
             self.change(body.ino, &mut state).data().clone()
         };
@@ -294,6 +302,21 @@ impl BodyService {
         let mut state = body.state(&*self.ring, &self.stages, None)?;
         self.change(body.ino, &mut state).spilled(Arc::clone(&file));
         Ok(file)
+    }
+
+    /// Takes room in the file's quota for writing `range`; gives what it adds to the layer.
+    pub(super) fn use_quota_for(
+        &self,
+        ino: Ino,
+        state: &State,
+        range: std::ops::Range<u64>,
+    ) -> Result<u64, BodyError> {
+        if !self.has_quotas() || state.gone {
+            return Ok(0);
+        }
+        let (more, here) = state.growth(range);
+        self.use_quota(ino, state.charge(), here)?;
+        Ok(more)
     }
 
     /// # Errors

@@ -21,6 +21,8 @@ use engine::namespace::Inode;
 use engine::time::Timestamp;
 
 use super::content::{Below, Content, Frozen, Segment, plan_layer};
+use super::extents::{Extents, Source};
+use super::holes::HOLE_BYTES_MIN;
 use super::layer::{Layer, LayerId, MemoryBudget};
 use crate::ops::ports::{BodyError, LocalAttr};
 
@@ -224,6 +226,45 @@ impl State {
             Some(sealing) => Below::Frozen(Arc::clone(&sealing.frozen)),
             None => Below::Content(self.base.content.clone()),
         }
+    }
+
+    /// Bytes that the file takes here, at most: what quotas count.
+    pub fn charge(&self) -> u64 {
+        match &self.top {
+            Some(top) => top.layer.charge(self.below().charge()),
+            None => self.below().charge(),
+        }
+    }
+
+    /// What writing `range` adds to what the layer takes, and what the file takes then.
+    pub fn growth(&self, range: Range<u64>) -> (u64, u64) {
+        let below = self.below();
+        let fresh = Extents::over(below.stored());
+        let (extents, size, grown) = match &self.top {
+            Some(top) => (top.layer.extents(), top.layer.size(), top.layer.grown()),
+            None => (&fresh, below.size(), 0),
+        };
+        // Bytes below count already, unless there may be holes among them.
+        let is_dense = below.charge() >= below.stored();
+        // Zeros beside it that are too few for a hole become part of the body.
+        let around = range.start.saturating_sub(HOLE_BYTES_MIN)
+            ..range.end.saturating_add(HOLE_BYTES_MIN).min(size.max(range.end));
+        let mut more = 0;
+        for piece in extents.pieces(around.clone()) {
+            let inner = piece.range.start.max(range.start)..piece.range.end.min(range.end);
+            let inside = inner.end.saturating_sub(inner.start);
+            let len = piece.range.end - piece.range.start;
+            let goes_on = piece.range.start == around.start && around.start > 0
+                || piece.range.end == around.end && around.end < size;
+            more += match piece.source {
+                Source::Here | Source::Shared(..) => 0,
+                Source::Below if is_dense => 0,
+                Source::Below => inside,
+                Source::Zero if goes_on => inside,
+                Source::Zero => len,
+            };
+        }
+        (more, size.max(range.end).min(below.charge() + grown + more))
     }
 
     /// Where the bytes of `range` are; `range` is cut at the end of the file.
@@ -455,6 +496,7 @@ mod tests {
             btime: time(0),
             changed: Gsn(version),
             xattr_list_len: 0,
+            quota: engine::ids::Ino(0),
             version: Version(version),
             body: content.body.clone(),
             valid_len: content.valid_len,

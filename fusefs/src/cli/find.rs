@@ -51,6 +51,8 @@ pub async fn daemon(globals: &Globals) -> Result<Client, ControlError> {
 #[derive(Debug)]
 pub struct Located {
     pub client: Client,
+    /// The directory at which the volume is mounted.
+    pub mount: String,
     pub path: String,
 }
 
@@ -78,7 +80,8 @@ pub async fn daemon_of_path(globals: &Globals, path: &Path) -> Result<Located, C
     let inside = whole.strip_prefix(&mount.directory).expect("the mount contains the path");
     let path = format!("/{}", super::path_text(inside)?);
     let client = daemon_of_mount(globals, &mount.directory).await?;
-    Ok(Located { client, path })
+    let mount = super::path_text(&mount.directory)?.to_owned();
+    Ok(Located { client, mount, path })
 }
 
 /// The daemon that serves the mount at exactly `directory`.

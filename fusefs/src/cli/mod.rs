@@ -16,6 +16,7 @@ mod log;
 mod mount;
 mod mount_helper;
 mod output;
+mod quota;
 mod serve;
 mod status;
 mod token;
@@ -140,6 +141,9 @@ enum Verb {
     Volume(volume::VolumeVerb),
     /// Bytes that no version could take
     Conflicts(conflicts::ConflictsArgs),
+    /// Limits for what lies below a directory
+    #[command(subcommand)]
+    Quota(quota::QuotaVerb),
     /// What this machine lacks, with a line that repairs it
     Doctor(doctor::DoctorArgs),
     /// Settings and where each comes from
@@ -226,6 +230,7 @@ fn run(cli: Cli) -> Result<Exit, ControlError> {
             Verb::Gsn(args) => args.run(globals).await,
             Verb::Volume(verb) => verb.run(globals).await,
             Verb::Conflicts(args) => args.run(globals).await,
+            Verb::Quota(verb) => verb.run(globals).await,
             Verb::Doctor(args) => args.run(globals).await,
             Verb::Config(verb) => verb.run(globals),
             Verb::Completion(args) => Ok(args.run()),

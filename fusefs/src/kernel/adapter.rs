@@ -503,17 +503,18 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        match self.fs().stats() {
+    fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        match self.fs().stats(Ino(ino.0)) {
             Ok(stats) => {
                 let blocks = |bytes: u64| bytes / u64::from(STATFS_BLOCK_BYTES);
                 let available = blocks(stats.available_bytes);
+                let free_inodes = stats.free_inodes.unwrap_or(INODES_FREE);
                 reply.statfs(
                     blocks(stats.total_bytes),
                     available,
                     available,
-                    stats.inodes.saturating_add(INODES_FREE),
-                    INODES_FREE,
+                    stats.inodes.saturating_add(free_inodes),
+                    free_inodes,
                     STATFS_BLOCK_BYTES,
                     Name::LEN_MAX as u32,
                     STATFS_BLOCK_BYTES,

@@ -60,6 +60,9 @@ fn of_refusal(refusal: &Refusal) -> Errno {
         Refusal::TooManyLocks | Refusal::LocksKept(_) => Errno::ENOLCK,
         // The kernel looks again, as for `FsError::Overtaken`.
         Refusal::Overtaken => Errno::ESTALE,
+        Refusal::QuotaExceeded => Errno::EDQUOT,
+        // As XFS and ext4 between projects: mv copies then.
+        Refusal::CrossesQuota => Errno::EXDEV,
     }
 }
 
@@ -69,6 +72,9 @@ fn of_body(error: &BodyError) -> Errno {
         BodyError::NeedsToken(_) => Errno::ETIMEDOUT,
         // docs/SEMANTICS.md: never ENODATA or EHOSTUNREACH for bytes that have not arrived.
         BodyError::Unreachable { .. } => Errno::EIO,
+        // Room is reserved and the call repeated, as long as patience lasts.
+        BodyError::NeedsQuota { .. } => Errno::ETIMEDOUT,
+        BodyError::QuotaExceeded { .. } => Errno::EDQUOT,
         BodyError::NoSpace => Errno::ENOSPC,
         BodyError::TooLarge => Errno::EFBIG,
         BodyError::NoData => Errno::ENXIO,

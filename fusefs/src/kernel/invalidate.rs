@@ -180,7 +180,11 @@ impl Invalidator {
                 | Touched::Held { .. }
                 | Touched::LockGranted { .. }
                 | Touched::LockDenied { .. }
-                | Touched::LocksGone { .. } => {}
+                | Touched::LocksGone { .. }
+                | Touched::Counted { .. }
+                | Touched::Quota { .. }
+                | Touched::Reserved { .. }
+                | Touched::Reclaimed { .. } => {}
             }
         }
         if !job.inodes.is_empty() || !job.entries.is_empty() {

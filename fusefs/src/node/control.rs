@@ -14,16 +14,18 @@ use wire::{Ask, JoinToken, Request, Response, Wire};
 
 use super::admission::Admission;
 use super::gossip::Gossip;
+use super::quotas::Quotas;
 use super::report::{Reporter, node_name};
 use super::setup::{account, failed};
 use super::volume::{ROOT_NAME, Volume, Volumes};
 use super::{clock, describe, paths, volume_report, waiting};
 use crate::admin::control::{
-    Control, ControlError, FailureKind, LogQuery, MountRequest, Reply, UnmountRequest, WaitQuery,
+    Control, ControlError, FailureKind, LogQuery, MountRequest, QuotaPlace, QuotaRequest, Reply,
+    UnmountRequest, WaitQuery,
 };
 use crate::admin::report::{
-    ConflictReport, HolderReport, HolderState, Identity, LogEntry, MountReport, Reached, Status,
-    TokenCreated, TokenReport, VolumeReport, WhereReport,
+    ConflictReport, HolderReport, HolderState, Identity, LogEntry, MountReport, QuotaReport,
+    Reached, Status, TokenCreated, TokenReport, VolumeReport, WhereReport,
 };
 use crate::kernel::MountOptions;
 use crate::ops::ports::ProposeError;
@@ -172,17 +174,18 @@ impl Node {
         synced.map_err(failed)
     }
 
-    fn path_of(&self, ino: engine::ids::Ino) -> Option<String> {
-        let view = self.parts.root.ring.view();
-        let mut parts = Vec::new();
-        let mut ino = ino;
-        while ino != engine::ids::Ino::ROOT {
-            let (parent, name) = view.name_of_directory(ino).ok()??;
-            parts.push(name.to_string());
-            ino = parent;
-        }
-        parts.reverse();
-        Some(format!("/{}", parts.join("/")))
+    /// Quotas of the volume that is mounted at `mount`; the root volume's without one.
+    fn quotas(&self, mount: Option<&str>) -> Result<Quotas, ControlError> {
+        let Some(mount) = mount else { return Ok(Quotas::of(&self.parts.root)) };
+        let serves = |volume: &Arc<Volume>| {
+            volume.mounts.list().iter().any(|report| report.directory == mount)
+        };
+        let volume = self.parts.volumes.all().into_iter().find(serves);
+        let volume = volume.ok_or_else(|| {
+            ControlError::failed(format!("this daemon does not serve {mount}"))
+                .hint("`fusion status` shows its mounts")
+        })?;
+        Ok(Quotas::of(&volume))
     }
 }
 
@@ -299,7 +302,7 @@ impl Control for Node {
                 .into_iter()
                 .map(|conflict| ConflictReport {
                     ino: conflict.ino.0,
-                    path: self.path_of(conflict.ino),
+                    path: paths::of_directory(&self.parts.root.ring.view(), conflict.ino),
                     base: conflict.base.0,
                     current: conflict.current.0,
                     size_bytes: conflict.size_bytes,
@@ -319,6 +322,24 @@ impl Control for Node {
 
     fn list_volumes(&self) -> Reply<'_, Vec<VolumeReport>> {
         Box::pin(async move { volume_report::list(&self.parts.root, &self.parts.volumes) })
+    }
+
+    fn set_quota(&self, request: QuotaRequest) -> Reply<'_, QuotaReport> {
+        Box::pin(async move { self.quotas(request.mount.as_deref())?.set(request).await })
+    }
+
+    fn end_quota(&self, place: QuotaPlace) -> Reply<'_, ()> {
+        Box::pin(async move { self.quotas(place.mount.as_deref())?.end(&place.path).await })
+    }
+
+    fn list_quotas(&self) -> Reply<'_, Vec<QuotaReport>> {
+        Box::pin(async move {
+            let mut quotas = Vec::new();
+            for volume in self.parts.volumes.all() {
+                quotas.extend(Quotas::of(&volume).list()?);
+            }
+            Ok(quotas)
+        })
     }
 
     fn mount(&self, request: MountRequest) -> Reply<'_, MountReport> {

@@ -142,6 +142,22 @@ fn operation(op: &Op, members: &[Member]) -> (&'static str, String) {
         Op::DropLocks { node, boot } => {
             ("drop-locks", format!("of {} before its start {boot}", node_name(members, *node)))
         }
+        Op::SetQuota { directory, limits: None } => ("end-quota", format!("i{directory}")),
+        Op::SetQuota { directory, limits: Some(limits) } => {
+            let mut parts = vec![format!("i{directory}")];
+            parts.extend(limits.bytes.map(|bytes| format!("{bytes} bytes")));
+            parts.extend(limits.inodes.map(|inodes| format!("{inodes} inodes")));
+            ("set-quota", parts.join(" "))
+        }
+        Op::MarkQuota { quota, directory, after, through } => {
+            ("mark-quota", format!("i{quota}: i{directory} cookies {after} to {through}"))
+        }
+        Op::FinishQuota { quota, began } => ("finish-quota", format!("i{quota} of GSN {began}")),
+        Op::ReserveQuota { quota, needed, wanted } => {
+            ("reserve-quota", format!("i{quota} {needed} to {wanted} bytes"))
+        }
+        Op::ReturnQuota { quota, bytes } => ("return-quota", format!("i{quota} {bytes} bytes")),
+        Op::ReclaimQuota { quota } => ("reclaim-quota", format!("i{quota}")),
     }
 }
 

@@ -32,6 +32,7 @@ mod order;
 mod paths;
 mod proposals;
 mod pulse;
+mod quotas;
 mod report;
 mod setup;
 pub mod signals;

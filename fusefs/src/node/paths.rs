@@ -27,6 +27,20 @@ pub fn find(view: &View, path: &str) -> Result<(Ino, Inode), ControlError> {
     Ok((ino, inode))
 }
 
+/// The path of a directory; `None` if it has gone, or the tables cannot be read. Costs a scan
+/// of each directory above it.
+pub fn of_directory(view: &View, directory: Ino) -> Option<String> {
+    let mut parts = Vec::new();
+    let mut ino = directory;
+    while ino != Ino::ROOT {
+        let (parent, name) = view.name_of_directory(ino).ok()??;
+        parts.push(name.to_string());
+        ino = parent;
+    }
+    parts.reverse();
+    Some(format!("/{}", parts.join("/")))
+}
+
 /// The word for a file's type.
 pub fn kind_word(kind: FileType) -> &'static str {
     match kind {

@@ -8,6 +8,7 @@ use engine::command::{Command, Op};
 use engine::ids::{Ino, NodeId, OpId};
 use engine::outcome::Outcome;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use super::clock;
 use super::driver::Event;
@@ -73,10 +74,15 @@ impl Proposals {
 
     /// A command of the daemon itself, for async callers.
     pub async fn propose_and_wait(&self, op: Op) -> Result<Outcome, ProposeError> {
-        let (sender, receiver) = tokio::sync::oneshot::channel();
+        self.propose_soon(op).await.unwrap_or(Err(ProposeError::Stopping))
+    }
+
+    /// As [`Self::propose_and_wait`], for callers that wait later.
+    pub fn propose_soon(&self, op: Op) -> oneshot::Receiver<Result<Outcome, ProposeError>> {
+        let (sender, receiver) = oneshot::channel();
         // The receiver is gone when the caller gave up; the command happens all the same.
         self.propose(Caller::DAEMON, op, Box::new(move |result| drop(sender.send(result))));
-        receiver.await.unwrap_or(Err(ProposeError::Stopping))
+        receiver
     }
 
     /// Takes out who waits for `id`.

@@ -31,6 +31,7 @@ use super::mounts::Mounts;
 use super::order::{OrderService, OrderThread};
 use super::proposals::{INTERRUPT_EVERY, Proposals};
 use super::pulse::Pulse;
+use super::quotas::Quotas;
 use super::setup::failed;
 use super::waiting;
 use crate::admin::control::ControlError;
@@ -184,6 +185,7 @@ impl Volume {
         let tasks = vec![
             tokio::spawn(promoter.run()),
             tokio::spawn(interrupt(proposals.clone(), local)),
+            tokio::spawn(Quotas::new(name, &ring, &proposals).resume()),
             tokio::spawn(fall_silent(pulse.clone(), proposals.clone(), events.clone())),
         ];
         Ok(Arc::new(Volume {

@@ -69,7 +69,8 @@ impl Fs {
         self.bodies.read(handle, offset, len, Box::new(done));
     }
 
-    /// Writes `data` at `offset`, or at the end with `append`.
+    /// Writes `data` at `offset`, or at the end with `append`; less of it where a quota has not
+    /// room for all.
     pub fn write(
         self: &Arc<Self>,
         caller: Caller,
@@ -80,28 +81,50 @@ impl Fs {
         append: bool,
         done: FsDone<Written>,
     ) {
-        // A missing token is told before the call returns, while `data` is still here: only
+        // What is missing is told before the call returns, while `data` is still here: only
         // then the bytes are copied.
-        let missing: Arc<Mutex<Option<FsDone<Written>>>> = Arc::new(Mutex::new(None));
+        let missing: Arc<Mutex<Option<(BodyError, FsDone<Written>)>>> = Arc::default();
         let told = Arc::clone(&missing);
         let first: Done<u32, BodyError> = Box::new(move |result| match result {
             Ok(bytes) => done(Ok(Written { bytes, token_moved: false })),
-            Err(BodyError::NeedsToken(_)) => *told.lock() = Some(done),
+            Err(e @ (BodyError::NeedsToken(_) | BodyError::NeedsQuota { .. })) => {
+                *told.lock() = Some((e, done));
+            }
             Err(e) => done(Err(e.into())),
         });
         self.bodies.write(handle, offset, data, append, first);
-        let Some(done) = missing.lock().take() else { return };
+        let Some((missing, done)) = missing.lock().take() else { return };
+        let token_moved = matches!(missing, BodyError::NeedsToken(_));
+        let len = data.len();
         let data: Arc<[u8]> = Arc::from(data);
-        let attempt: Attempt<Written> = Arc::new(move |fs, done| {
-            let written: Done<u32, BodyError> = Box::new(move |result| {
-                done(match result {
-                    Ok(bytes) => Ok(Written { bytes, token_moved: true }),
-                    Err(e) => Err(e.into()),
+        let attempt = move |len: usize| -> Attempt<Written> {
+            let data = Arc::clone(&data);
+            Arc::new(move |fs, done| {
+                let written: Done<u32, BodyError> = Box::new(move |result| {
+                    done(match result {
+                        Ok(bytes) => Ok(Written { bytes, token_moved }),
+                        Err(e) => Err(e.into()),
+                    });
                 });
-            });
-            fs.bodies.write(handle, offset, &data, append, written);
+                fs.bodies.write(handle, offset, &data[..len], append, written);
+            })
+        };
+        let whole = attempt(len);
+        let fs = Arc::clone(self);
+        // As a full disk does: what fits is written, and the next write is refused.
+        let done: FsDone<Written> = Box::new(move |result| match result {
+            Err(FsError::Body(BodyError::QuotaExceeded { short })) if short < len as u64 => {
+                let fitting = attempt(len - short as usize);
+                fs.with_token(ino, Patience::new(caller), fitting, done);
+            }
+            result => done(result),
         });
-        self.token_then(ino, Patience::new(caller), attempt, done);
+        match missing {
+            BodyError::NeedsQuota { quota, bytes } => {
+                self.quota_then(ino, (quota, bytes), Patience::new(caller), whole, done);
+            }
+            _ => self.token_then(ino, Patience::new(caller), whole, done),
+        }
     }
 
     /// fallocate(2); `mode` holds its flags.

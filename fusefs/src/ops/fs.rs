@@ -30,6 +30,8 @@ pub struct Stats {
     pub available_bytes: u64,
     /// Inodes in use.
     pub inodes: u64,
+    /// How many more may be made; `None` = no end in sight.
+    pub free_inodes: Option<u64>,
 }
 
 impl Fs {
@@ -50,17 +52,38 @@ impl Fs {
         Ok(self.ring.alloc_ino()?)
     }
 
-    /// Room on this node, and the volume's inodes.
+    /// Room on this node, and the volume's inodes. Below a quota, it is the quota that limits
+    /// most that is told, as far as this node has the room.
     ///
     /// # Errors
     /// [`FsError::Tables`].
-    pub fn stats(&self) -> Result<Stats, FsError> {
+    pub fn stats(&self, ino: Ino) -> Result<Stats, FsError> {
         let space = self.bodies.space();
-        Ok(Stats {
+        let view = self.ring.view();
+        let mut stats = Stats {
             total_bytes: space.total_bytes,
             available_bytes: space.available_bytes,
-            inodes: self.ring.view().usage()?.inodes,
-        })
+            inodes: view.usage()?.inodes,
+            free_inodes: None,
+        };
+        let mark = view.inode(ino)?.map_or(Ino(0), |inode| inode.quota);
+        for quota in view.quotas_from(mark)? {
+            if let Some(limit) = quota.limits.bytes {
+                let left = limit.saturating_sub(quota.used.bytes);
+                if left < stats.available_bytes || limit < stats.total_bytes {
+                    stats.available_bytes = left.min(stats.available_bytes);
+                    stats.total_bytes = stats.available_bytes.saturating_add(quota.used.bytes);
+                }
+            }
+            if let Some(limit) = quota.limits.inodes {
+                let left = limit.saturating_sub(quota.used.inodes);
+                if stats.free_inodes.is_none_or(|free| left < free) {
+                    stats.free_inodes = Some(left);
+                    stats.inodes = quota.used.inodes;
+                }
+            }
+        }
+        Ok(stats)
     }
 
     /// The record of `ino`, agreed or pinned.

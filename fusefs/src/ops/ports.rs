@@ -205,6 +205,10 @@ pub trait Bodies: Send + Sync {
     /// `Op::SetAttr { mtime }`, which is agreed after it.
     fn set_mtime(&self, ino: Ino, mtime: Timestamp) -> bool;
 
+    /// Has room for `bytes` more reserved in a quota, after a call said
+    /// [`BodyError::NeedsQuota`]; the caller then calls again.
+    fn reserve(&self, quota: Ino, bytes: u64, done: Done<(), BodyError>);
+
     /// fallocate(2). `mode` is its flags (`FALLOC_FL_*`); unknown ones are
     /// [`BodyError::Unsupported`].
     fn fallocate(
@@ -314,6 +318,12 @@ pub enum BodyError {
     NeedsToken(Ino),
     #[error("no holder of the bytes could be reached within {waited_ms} ms")]
     Unreachable { waited_ms: u64 },
+    /// Always told before the call returns, so that the caller still has its data.
+    #[error("{bytes} bytes of the quota {quota} must be reserved first")]
+    NeedsQuota { quota: Ino, bytes: u64 },
+    /// `short` = by how many bytes the room that is left does not do.
+    #[error("a quota has {short} bytes too few")]
+    QuotaExceeded { short: u64 },
     #[error("no space left on this node for bodies")]
     NoSpace,
     #[error("the file would be too large")]

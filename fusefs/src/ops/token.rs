@@ -43,8 +43,8 @@ impl Patience {
 pub(super) type Attempt<T> = Arc<dyn Fn(&Arc<Fs>, FsDone<T>) + Send + Sync>;
 
 impl Fs {
-    /// Runs `attempt`. While that fails for want of the write token of `ino`, takes the token
-    /// and runs it again.
+    /// Runs `attempt`. While that fails for want of the write token of `ino`, or of room in a
+    /// quota, gets that and runs it again.
     pub(super) fn with_token<T: Send + 'static>(
         self: &Arc<Self>,
         ino: Ino,
@@ -59,6 +59,9 @@ impl Fs {
             Box::new(move |result| match (result, patience.again()) {
                 (Err(FsError::Body(BodyError::NeedsToken(_))), Some(patience)) => {
                     fs.clone().token_then(ino, patience, repeat, done);
+                }
+                (Err(FsError::Body(BodyError::NeedsQuota { quota, bytes })), Some(patience)) => {
+                    fs.clone().quota_then(ino, (quota, bytes), patience, repeat, done);
                 }
                 (result, _) => done(result),
             }),
@@ -86,6 +89,23 @@ impl Fs {
         // The daemon's command, but this caller's wait.
         let caller = Caller { task: patience.caller.task, ..Caller::DAEMON };
         self.agree_recalling(caller, ino, op, patience, expect_done(taken));
+    }
+
+    /// Has room reserved in a quota, then goes on as [`Self::with_token`].
+    pub(super) fn quota_then<T: Send + 'static>(
+        self: &Arc<Self>,
+        ino: Ino,
+        (quota, bytes): (Ino, u64),
+        patience: Patience,
+        attempt: Attempt<T>,
+        done: FsDone<T>,
+    ) {
+        let fs = Arc::clone(self);
+        let reserved = Box::new(move |result| match result {
+            Ok(()) => fs.with_token(ino, patience, attempt, done),
+            Err(e) => done(Err(FsError::Body(e))),
+        });
+        self.bodies.reserve(quota, bytes, reserved);
     }
 
     /// Has `op` on `ino` agreed; while another node's write token stands against it, recalls

@@ -5,6 +5,7 @@
 //! - FUSION_REQUIRE_FUSE=1: fail instead of skip where there is no FUSE,
 //! - FUSION_TEST_MINUTES: how long daemons are killed; a bit more than a minute if not given,
 //! - FUSION_TEST_LARGE=1: the large file has 2 GiB, not 512 MiB,
+//! - FUSION_TEST_ENTRIES: how many names the large directory has,
 //! - FUSION_TEST_SEED: repeats a test's random choices,
 //! - FUSION_TEST_KEEP=1: a test that fails leaves its cluster up.
 
@@ -17,10 +18,12 @@ mod full_disk;
 mod handles;
 mod interrupt;
 mod kill;
+mod large_directory;
 mod linearizable;
 mod load;
 mod locks;
 mod power_loss;
+mod quotas;
 mod races;
 mod rules;
 mod tree_copy;

@@ -9,13 +9,16 @@ mod exactly_once;
 mod locks;
 mod membership;
 mod posix;
+mod quota;
 mod random;
 mod speed;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::command::{Body, Command, Cred, Kind, Member, Name, Op, RenameHow, SetAttr, XattrHow};
+use crate::command::{
+    Body, Command, Cred, Kind, Member, Name, Op, QuotaLimits, RenameHow, SetAttr, XattrHow,
+};
 use crate::ids::{BodyId, Gsn, Ino, NodeId, OpId, Version, VolumeId, ZoneId};
 use crate::outcome::{Outcome, Refusal};
 use crate::time::Timestamp;
@@ -152,6 +155,17 @@ impl Ring {
                 let listed: Vec<_> = entries.iter().map(|entry| entry.name.to_string()).collect();
                 assert_eq!(listed, names, "{words:?}");
             }
+            // What counts for the quota of a directory, and what is reserved of it.
+            ["use", path, bytes, inodes, reserved] => {
+                let quota = self.view().quota(self.ino(path)).expect("is sound");
+                let quota = quota.unwrap_or_else(|| panic!("{path} has no quota"));
+                let (used, expected) = (quota.used, [bytes, inodes, reserved].map(parse));
+                assert_eq!([used.bytes, used.inodes, quota.reserved], expected, "{words:?}");
+            }
+            ["no-quota", path] => {
+                assert_eq!(self.view().quota(self.ino(path)).expect("is sound"), None);
+            }
+            ["count", path] => self.count_quota(self.ino(path)),
             ["same", one, other] => assert_eq!(self.ino(one), self.ino(other), "{words:?}"),
             ["gone", path] => {
                 assert!(self.view().inode(self.ino(path)).expect("is sound").is_none());
@@ -228,9 +242,47 @@ impl Ring {
                 Op::RemoveXattr { ino: self.ino(path), name: name.as_bytes().to_vec() }
             }
             ["take", path] => Op::TakeToken { ino: self.ino(path), node: self.node },
+            ["quota", path, "none"] => Op::SetQuota { directory: self.ino(path), limits: None },
+            ["quota", path, bytes, inodes] => {
+                let limits = QuotaLimits { bytes: bytes.parse().ok(), inodes: inodes.parse().ok() };
+                Op::SetQuota { directory: self.ino(path), limits: Some(limits) }
+            }
+            ["mark", quota, path, after, through] => Op::MarkQuota {
+                quota: self.ino(quota),
+                directory: self.ino(path),
+                after: parse(after),
+                through: parse(through),
+            },
+            ["reserve", path, needed, wanted] => Op::ReserveQuota {
+                quota: self.ino(path),
+                needed: parse(needed),
+                wanted: parse(wanted),
+            },
+            ["return", path, bytes] => {
+                Op::ReturnQuota { quota: self.ino(path), bytes: parse(bytes) }
+            }
             ["release", path] => Op::ReleaseToken { ino: self.ino(path), node: self.node },
             _ => panic!("unknown statement {words:?}"),
         }
+    }
+
+    /// Walks below a quota as the daemon does, and finishes it.
+    fn count_quota(&mut self, quota: Ino) {
+        let row = self.view().quota(quota).expect("is sound").expect("there is a quota");
+        let mut directories = vec![quota];
+        while let Some(directory) = directories.pop() {
+            self.run(Op::MarkQuota { quota, directory, after: 0, through: 0 });
+            let mut after = 0;
+            loop {
+                let page = self.view().read_dir(directory, after, 2).expect("is sound");
+                let Some(last) = page.last() else { break };
+                self.run(Op::MarkQuota { quota, directory, after, through: last.cookie });
+                after = last.cookie;
+                let inner = page.iter().filter(|entry| entry.kind == FileType::Directory);
+                directories.extend(inner.map(|entry| entry.ino));
+            }
+        }
+        self.succeed(Op::FinishQuota { quota, began: row.began });
     }
 
     fn make(&mut self, path: &str, kind: Kind, mode: u32, exclusive: bool) -> Op {
@@ -335,6 +387,7 @@ fn invariants(tables: &MemoryTables) {
         assert_eq!(listed, inode.xattr_list_len as usize);
     }
     assert_eq!(links.len(), inodes.len(), "a name leads nowhere");
+    quota_invariants(&view, &inodes);
     let mut waits = BTreeSet::new();
     for (ino, row) in view.locked().expect("is sound") {
         assert!(row.keeper.is_none() || row.locks.is_empty(), "locks in two places");
@@ -349,9 +402,40 @@ fn invariants(tables: &MemoryTables) {
         waits.iter().map(|(owner, ino)| keys::lock_wait(*owner, *ino)).collect();
     let stored = tables.0.keys().filter(|key| key[0] == b'G').cloned().collect();
     assert_eq!(wait_keys, stored, "the graph of waits and the rows differ");
-    for key in tables.0.keys().filter(|key| matches!(key[0], b'X' | b'N' | b'C' | b'L')) {
+    let of_inodes = |key: &&Vec<u8>| b"XNCLQB".contains(&key[0]);
+    for key in tables.0.keys().filter(of_inodes) {
         let ino = key[1..9].try_into().map(u64::from_be_bytes).expect("an inode number");
         assert!(inodes.contains_key(&Ino(ino)), "a row outlives its inode");
+    }
+}
+
+/// Counts again what counts for each quota.
+fn quota_invariants(view: &View<&MemoryTables>, inodes: &BTreeMap<Ino, Inode>) {
+    let quotas: BTreeMap<Ino, Quota> = view.quotas().expect("is sound").into_iter().collect();
+    let mut counted: BTreeMap<Ino, (QuotaUse, u64)> =
+        quotas.keys().map(|directory| (*directory, Default::default())).collect();
+    let mut count = |mark: Ino, add: &dyn Fn(&mut (QuotaUse, u64))| {
+        let mut at = Some(mark);
+        while let Some(directory) = at
+            && let Some(quota) = quotas.get(&directory)
+        {
+            add(counted.get_mut(&directory).expect("it is a quota"));
+            at = quota.parent;
+        }
+    };
+    for inode in inodes.values() {
+        count(inode.quota, &|(used, _)| {
+            used.bytes += inode.charge();
+            used.inodes += 1;
+        });
+    }
+    for (directory, _, reservation) in view.reservations().expect("is sound") {
+        assert!(reservation.bytes > 0, "an empty reservation is kept");
+        assert!(quotas.contains_key(&directory), "a reservation outlives its quota");
+        count(directory, &|(_, reserved)| *reserved += reservation.bytes);
+    }
+    for (directory, quota) in &quotas {
+        assert_eq!(counted[directory], (quota.used, quota.reserved), "quota {directory:?}");
     }
 }
 

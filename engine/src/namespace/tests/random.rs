@@ -9,7 +9,7 @@ use crate::locks::{ByteRange, FileLocks, LockKind, LockMode};
 
 /// Few names and inodes, so that operations meet.
 fn op() -> impl Strategy<Value = (u16, u8, u8, u8, u8)> {
-    (1..=3u16, 0..22u8, 0..8u8, 0..8u8, 0..4u8)
+    (1..=3u16, 0..27u8, 0..8u8, 0..8u8, 0..4u8)
 }
 
 /// Turns numbers into an operation on something that exists or existed.
@@ -76,6 +76,17 @@ fn operation(ring: &mut Ring, known: &mut Vec<Ino>, numbers: (u16, u8, u8, u8, u
         }
         21 => Op::DropLocks { node: ring.node, boot: 2 },
         14 => Op::ReleaseToken { ino, node: ring.node },
+        22 | 23 => {
+            let limits = QuotaLimits { bytes: Some(u64::from(letter) * 200), inodes: Some(6) };
+            Op::SetQuota { directory: ino, limits: (letter > 0).then_some(limits) }
+        }
+        24 => Op::MarkQuota { quota: ino, directory: parent, after: 0, through: 5 },
+        25 => {
+            let began = ring.view().quota(ino).expect("is sound").map(|quota| quota.began);
+            Op::FinishQuota { quota: ino, began: began.unwrap_or_default() }
+        }
+        26 if letter % 2 == 0 => Op::ReserveQuota { quota: ino, needed: 9, wanted: 90 },
+        26 => Op::ReturnQuota { quota: ino, bytes: u64::from(other) * 5 },
         _ => {
             let base = ring.view().inode(ino).expect("is sound").map_or(Version(0), |i| i.version);
             let len = u64::from(other) * 60;
@@ -118,7 +129,7 @@ proptest! {
                 prop_assert!(applied.touched.is_empty());
                 let same = |table: u8| before.0.iter().filter(move |(key, _)| key[0] == table)
                     .eq(ring.tables.0.iter().filter(move |(key, _)| key[0] == table));
-                prop_assert!(b"INCXMLG".iter().all(|&table| same(table)));
+                prop_assert!(b"INCXMLGQB".iter().all(|&table| same(table)));
             }
             order.push((ring.gsn, command));
         }

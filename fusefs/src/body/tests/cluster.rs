@@ -274,6 +274,10 @@ impl Node {
         self.ring.agree(op)
     }
 
+    pub fn view(&self) -> View {
+        self.ring.view()
+    }
+
     /// A new file with the write token here.
     pub fn create(&self, name: &str) -> Ino {
         let ino = self.ring.alloc_ino().expect("there are numbers");

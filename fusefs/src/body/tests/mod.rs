@@ -4,6 +4,7 @@ mod arriving;
 mod cluster;
 mod crash;
 mod model;
+mod quota;
 mod racing;
 mod securing;
 mod sharing;

@@ -1,0 +1,475 @@
+//! Room in quotas, reserved by agreement before bytes are acknowledged.
+//!
+//! The ledger knows, for each file that is being written, how many bytes it takes here and
+//! how many are agreed; the difference must fit what this node has reserved of the file's
+//! quota. Agreed figures come from [`Touched`] events alone, in their order, so that bytes are
+//! never counted both as reserved and as used, nor as neither.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use engine::command::Op;
+use engine::ids::{Gsn, Ino, NodeId};
+use engine::namespace::{Quota, Touched};
+use engine::outcome::{Outcome, Refusal};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::BodyService;
+use super::error::tables;
+use super::table::OpenBody;
+use crate::ops::ports::{BodyError, Caller, ProposeError, View};
+
+/// Reserved at once where there is plenty of room: a third of a second of writing at 200 MB/s,
+/// which hides the round trip of asking for more.
+const SLAB_BYTES: u64 = 64 << 20;
+/// More is asked for when less than this is left, so that writers do not wait for it.
+const LOW_BYTES: u64 = SLAB_BYTES / 4;
+/// What nobody has used for so long goes back.
+const IDLE_AFTER: Duration = Duration::from_secs(10);
+/// How long a writer waits for what other nodes have reserved and not used. One that is cut
+/// off keeps its share: it may have acknowledged those bytes.
+const RECLAIM_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What this node has reserved and uses of quotas.
+#[derive(Default)]
+pub(super) struct Quotas {
+    /// False while the volume has no quotas: writes then cost nothing more.
+    is_active: AtomicBool,
+    ledger: Mutex<Ledger>,
+    /// Some node's reservation changed, or an own request ended.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Ledger {
+    shares: HashMap<Ino, Share>,
+    files: HashMap<Ino, FileUse>,
+    /// The newest agreement by which this node asked the others for what they do not use.
+    reclaimed_at: Gsn,
+}
+
+/// This node's part of one quota. Bytes.
+#[derive(Default)]
+struct Share {
+    /// Agreed.
+    reserved: u64,
+    /// Part of it on its way back.
+    returning: u64,
+    /// What files take here beyond what is agreed.
+    unsealed: u64,
+    /// Whether this quota or one above limits bytes; unknown after a change.
+    is_limited: Option<bool>,
+    /// A request for more is under way.
+    is_asking: bool,
+    /// The last request got much more than it needed, so that asking early is worth it.
+    is_plentiful: bool,
+    /// Nothing has changed since a request was refused.
+    refused: Option<Refused>,
+    used_last: Option<Instant>,
+}
+
+/// Bytes that were asked for, and those that there were instead.
+#[derive(Clone, Copy)]
+struct Refused {
+    needed: u64,
+    room: u64,
+}
+
+/// One file. Bytes.
+#[derive(Clone, Copy)]
+struct FileUse {
+    quota: Ino,
+    here: u64,
+    agreed: u64,
+    is_staged: bool,
+}
+
+impl FileUse {
+    fn unsealed(&self) -> u64 {
+        match self.quota {
+            Ino(0) => 0,
+            _ => self.here.saturating_sub(self.agreed),
+        }
+    }
+}
+
+impl Share {
+    fn unused(&self) -> u64 {
+        self.reserved.saturating_sub(self.returning).saturating_sub(self.unsealed)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.reserved == 0 && self.unsealed == 0 && !self.is_asking
+    }
+}
+
+impl Ledger {
+    /// Changes or removes a file's entry and keeps the sums.
+    fn set(&mut self, ino: Ino, file: Option<FileUse>) {
+        if let Some(was) = self.files.remove(&ino) {
+            let share = self.shares.entry(was.quota).or_default();
+            share.unsealed -= was.unsealed();
+            if share.is_empty() {
+                self.shares.remove(&was.quota);
+            }
+        }
+        let Some(is) = file else { return };
+        if is.is_staged || is.unsealed() > 0 {
+            self.files.insert(ino, is);
+            let unsealed = is.unsealed();
+            if unsealed > 0 {
+                self.shares.entry(is.quota).or_default().unsealed += unsealed;
+            }
+        }
+    }
+
+    /// What can be returned of each quota.
+    fn unused(&self, which: impl Fn(&Ino, &Share) -> bool) -> Vec<(Ino, u64)> {
+        let shares = self.shares.iter().filter(|(_, share)| share.reserved > 0);
+        let chosen = shares.filter(|(quota, share)| which(quota, share));
+        chosen.map(|(quota, share)| (*quota, share.unused())).collect()
+    }
+}
+
+impl BodyService {
+    /// At the start, after stages came back from the journal: what is reserved since before.
+    pub(super) fn restore_quotas(&self) -> Result<(), BodyError> {
+        let view = self.ring.view();
+        self.note_quotas(&view)?;
+        let me = self.ring.me();
+        {
+            let mut ledger = self.quotas.ledger.lock();
+            for (quota, node, reservation) in view.reservations().map_err(tables)? {
+                if node == me {
+                    let share = ledger.shares.entry(quota).or_default();
+                    share.reserved = reservation.bytes;
+                }
+            }
+        }
+        for body in self.table.all() {
+            let Some(here) = body.loaded().map(|state| state.charge()) else { continue };
+            self.enter(&view, body.ino, here)?;
+        }
+        Ok(())
+    }
+
+    fn note_quotas(&self, view: &View) -> Result<(), BodyError> {
+        let exist = !view.quotas().map_err(tables)?.is_empty();
+        self.quotas.is_active.store(exist, Ordering::Release);
+        Ok(())
+    }
+
+    /// Adds a file to the ledger as it is before a change.
+    fn enter(&self, view: &View, ino: Ino, here: u64) -> Result<FileUse, BodyError> {
+        let inode = view.inode(ino).map_err(tables)?;
+        let (quota, agreed) = inode.map_or((Ino(0), 0), |inode| (inode.quota, inode.charge()));
+        let file = FileUse { quota, here, agreed, is_staged: true };
+        self.quotas.ledger.lock().set(ino, Some(file));
+        Ok(file)
+    }
+
+    pub(super) fn has_quotas(&self) -> bool {
+        self.quotas.is_active.load(Ordering::Acquire)
+    }
+
+    /// Takes room for a change after which the file takes `here` bytes on this node. `before`
+    /// is what it takes now. Called under the file's `state`.
+    ///
+    /// # Errors
+    /// [`BodyError::NeedsQuota`] when more has to be reserved first.
+    pub(super) fn use_quota(&self, ino: Ino, before: u64, here: u64) -> Result<(), BodyError> {
+        let known = self.quotas.ledger.lock().files.get(&ino).copied();
+        let file = match known {
+            Some(file) => file,
+            None => self.enter(&self.ring.view(), ino, before)?,
+        };
+        let is_limited = self.is_limited(file.quota)?;
+        let mut ledger = self.quotas.ledger.lock();
+        // As it is now: the apply thread may have changed it meanwhile.
+        let file = ledger.files.get(&ino).copied().unwrap_or(file);
+        let grown = FileUse { here, is_staged: true, ..file };
+        let more = grown.unsealed().saturating_sub(file.unsealed());
+        if more > 0 && is_limited {
+            let share = ledger.shares.entry(file.quota).or_default();
+            let taken = share.unsealed + more + share.returning;
+            let missing = taken.saturating_sub(share.reserved);
+            if missing > 0 {
+                if known.is_none() {
+                    ledger.set(ino, None);
+                }
+                return Err(BodyError::NeedsQuota { quota: file.quota, bytes: missing });
+            }
+            share.used_last = Some(Instant::now());
+            if share.unused() < LOW_BYTES && share.is_plentiful && !share.is_asking {
+                let service = self.arc();
+                self.runtime.spawn(async move {
+                    // Nobody waits for it: whoever needs it asks again.
+                    let _ = service.reserve_quota(file.quota, 0).await;
+                });
+            }
+        }
+        ledger.set(ino, Some(grown));
+        Ok(())
+    }
+
+    /// Checks that `bytes` more could be used, without taking them.
+    pub(super) fn check_quota(&self, ino: Ino, now: u64, bytes: u64) -> Result<(), BodyError> {
+        self.use_quota(ino, now, now.saturating_add(bytes))?;
+        self.use_quota(ino, now, now)
+    }
+
+    /// What a file takes here has changed otherwise: cut, sealed, published, gone.
+    pub(super) fn settle_quota(&self, body: &OpenBody) {
+        if !self.has_quotas() {
+            return;
+        }
+        let now = body.loaded().filter(|state| !state.gone);
+        let now = now.map(|state| (state.charge(), state.is_staged()));
+        let mut ledger = self.quotas.ledger.lock();
+        if let Some(file) = ledger.files.get(&body.ino).copied() {
+            let file = now.map(|(here, is_staged)| FileUse { here, is_staged, ..file });
+            ledger.set(body.ino, file);
+        }
+    }
+
+    fn is_limited(&self, quota: Ino) -> Result<bool, BodyError> {
+        if quota == Ino(0) {
+            return Ok(false);
+        }
+        let known = self.quotas.ledger.lock().shares.get(&quota).and_then(|s| s.is_limited);
+        if let Some(is_limited) = known {
+            return Ok(is_limited);
+        }
+        let above = self.ring.view().quotas_from(quota).map_err(tables)?;
+        let is_limited = above.iter().any(|quota| quota.limits.bytes.is_some());
+        self.quotas.ledger.lock().shares.entry(quota).or_default().is_limited = Some(is_limited);
+        Ok(is_limited)
+    }
+
+    /// From the apply thread, after the files have followed what `touched` says.
+    pub(super) fn quotas_applied(&self, gsn: Gsn, touched: &[Touched]) {
+        let mut changed = false;
+        for change in touched {
+            match change {
+                Touched::Counted { ino, quota, bytes } => {
+                    changed = true;
+                    let mut ledger = self.quotas.ledger.lock();
+                    if let Some(file) = ledger.files.get(ino).copied() {
+                        ledger.set(*ino, Some(FileUse { quota: *quota, agreed: *bytes, ..file }));
+                    }
+                }
+                Touched::Gone { ino, .. } => self.quotas.ledger.lock().set(*ino, None),
+                Touched::Reserved { quota, node, bytes } => {
+                    changed = true;
+                    if *node == self.ring.me() {
+                        let mut ledger = self.quotas.ledger.lock();
+                        let share = ledger.shares.entry(*quota).or_default();
+                        share.reserved = *bytes;
+                        if share.is_empty() {
+                            ledger.shares.remove(quota);
+                        }
+                    }
+                }
+                Touched::Quota { .. } => {
+                    changed = true;
+                    if let Err(error) = self.note_quotas(&self.ring.view()) {
+                        tracing::error!(%error, "quotas cannot be read");
+                    }
+                    let mut ledger = self.quotas.ledger.lock();
+                    ledger.shares.values_mut().for_each(|share| share.is_limited = None);
+                }
+                Touched::Reclaimed { quota, by } => self.reclaimed(gsn, *quota, *by),
+                _ => {}
+            }
+        }
+        if changed {
+            let mut ledger = self.quotas.ledger.lock();
+            ledger.shares.values_mut().for_each(|share| share.refused = None);
+            self.quotas.changed.notify_waiters();
+        }
+    }
+
+    fn reclaimed(&self, gsn: Gsn, quota: Ino, by: NodeId) {
+        let mut ledger = self.quotas.ledger.lock();
+        let own = by == self.ring.me();
+        if own {
+            ledger.reclaimed_at = gsn;
+        }
+        // All quotas, as any may lie below the one that is used up.
+        let unused = ledger.unused(|other, _| !(own && *other == quota));
+        drop(ledger);
+        if !unused.is_empty() {
+            let service = self.arc();
+            self.runtime.spawn(async move { service.return_unused(unused).await });
+        }
+    }
+
+    /// Reserves `needed` bytes and some to spare.
+    ///
+    /// # Errors
+    /// [`BodyError::QuotaExceeded`], or why the order gives no answer.
+    pub(super) async fn reserve_quota(
+        self: Arc<Self>,
+        quota: Ino,
+        needed: u64,
+    ) -> Result<(), BodyError> {
+        if !self.begin_asking(quota, needed).await? {
+            return Ok(());
+        }
+        let result = self.request_room(quota, needed).await;
+        {
+            let mut ledger = self.quotas.ledger.lock();
+            let share = ledger.shares.entry(quota).or_default();
+            share.is_asking = false;
+            if let Err(BodyError::QuotaExceeded { short }) = result {
+                share.refused = Some(Refused { needed, room: needed.saturating_sub(short) });
+            }
+            if share.is_empty() {
+                ledger.shares.remove(&quota);
+            }
+        }
+        self.quotas.changed.notify_waiters();
+        result
+    }
+
+    /// One request at a time; false when another one has ended meanwhile, which may have
+    /// brought enough.
+    async fn begin_asking(&self, quota: Ino, needed: u64) -> Result<bool, BodyError> {
+        let mut has_waited = false;
+        loop {
+            let changed = self.quotas.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let mut ledger = self.quotas.ledger.lock();
+                let share = ledger.shares.entry(quota).or_default();
+                if !share.is_asking {
+                    if has_waited {
+                        return Ok(false);
+                    }
+                    if let Some(refused) = share.refused
+                        && needed >= refused.needed
+                    {
+                        return Err(BodyError::QuotaExceeded { short: needed - refused.room });
+                    }
+                    share.is_asking = true;
+                    return Ok(true);
+                }
+            }
+            has_waited = true;
+            changed.await;
+        }
+    }
+
+    async fn request_room(&self, quota: Ino, needed: u64) -> Result<(), BodyError> {
+        let op = |needed: u64| Op::ReserveQuota {
+            quota,
+            needed,
+            wanted: needed.saturating_add(SLAB_BYTES),
+        };
+        let before = self.reserved(quota);
+        match self.propose_and_wait(op(needed)).await? {
+            Outcome::Refused(Refusal::QuotaExceeded) if needed > 0 => {}
+            // The quota ended, or the file is another's: the caller looks again.
+            _ => {
+                let got = self.reserved(quota).saturating_sub(before);
+                let mut ledger = self.quotas.ledger.lock();
+                let share = ledger.shares.entry(quota).or_default();
+                share.is_plentiful = got >= needed.saturating_add(LOW_BYTES);
+                return Ok(());
+            }
+        }
+        if self.others_reserved(Gsn(u64::MAX))? {
+            self.propose_and_wait(Op::ReclaimQuota { quota }).await?;
+            self.wait_for_answers().await?;
+            if self.propose_and_wait(op(needed)).await? == Outcome::Done {
+                return Ok(());
+            }
+        }
+        let above = self.ring.view().quotas_from(quota).map_err(tables)?;
+        let room = above.iter().filter_map(Quota::room_bytes).min().unwrap_or(0);
+        // The room that came since the answer is for another try.
+        Err(BodyError::QuotaExceeded { short: needed.saturating_sub(room).max(1) })
+    }
+
+    fn reserved(&self, quota: Ino) -> u64 {
+        self.quotas.ledger.lock().shares.get(&quota).map_or(0, |share| share.reserved)
+    }
+
+    /// Whether another node, or this one elsewhere, has bytes reserved and has not said since
+    /// `asked` that it uses them.
+    fn others_reserved(&self, asked: Gsn) -> Result<bool, BodyError> {
+        let me = self.ring.me();
+        let rows = self.ring.view().reservations().map_err(tables)?;
+        Ok(rows.iter().any(|(_, node, row)| *node != me && row.answered < asked))
+    }
+
+    async fn wait_for_answers(&self) -> Result<(), BodyError> {
+        let deadline = tokio::time::Instant::now() + RECLAIM_TIMEOUT;
+        loop {
+            let changed = self.quotas.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let asked = self.quotas.ledger.lock().reclaimed_at;
+            if !self.others_reserved(asked)? {
+                return Ok(());
+            }
+            if tokio::time::timeout_at(deadline, changed).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn return_unused(&self, unused: Vec<(Ino, u64)>) {
+        for (quota, mut bytes) in unused {
+            {
+                let mut ledger = self.quotas.ledger.lock();
+                let Some(share) = ledger.shares.get_mut(&quota) else { continue };
+                // Writers may have used some of it meanwhile.
+                bytes = bytes.min(share.unused());
+                share.returning += bytes;
+            }
+            let result = self.propose_and_wait(Op::ReturnQuota { quota, bytes }).await;
+            let mut ledger = self.quotas.ledger.lock();
+            if let Some(share) = ledger.shares.get_mut(&quota) {
+                share.returning = share.returning.saturating_sub(bytes);
+            }
+            drop(ledger);
+            if let Err(error) = result {
+                tracing::debug!(%error, "reserved room could not be returned yet");
+            }
+        }
+    }
+
+    /// Returns everything that is not used, as before a stop.
+    pub(super) async fn return_quotas(&self) {
+        let unused = self.quotas.ledger.lock().unused(|_, share| share.unused() > 0);
+        self.return_unused(unused).await;
+    }
+
+    /// Returns what has been idle, until the node stops.
+    pub(super) async fn run_quota_returns(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(IDLE_AFTER / 2) => {}
+                () = self.stopping.cancelled() => return,
+            }
+            let is_idle = |_: &Ino, share: &Share| {
+                let used = share.used_last.is_some_and(|last| last.elapsed() < IDLE_AFTER);
+                !used && !share.is_asking && share.unused() > 0
+            };
+            let unused = self.quotas.ledger.lock().unused(is_idle);
+            self.return_unused(unused).await;
+        }
+    }
+
+    async fn propose_and_wait(&self, op: Op) -> Result<Outcome, BodyError> {
+        let (tell, told) = oneshot::channel();
+        let done = Box::new(move |outcome| drop(tell.send(outcome)));
+        self.ring.propose(Caller::DAEMON, op, done);
+        Ok(told.await.unwrap_or(Err(ProposeError::Stopping))?)
+    }
+}

@@ -33,13 +33,13 @@ fn postgres_recovers_from_kill_and_goes_on_in_the_next_zone() {
     z1.run("initdb -D $data --data-checksums --auth=trust --username=postgres");
     z1.start();
     z1.run("pgbench --quiet --initialize --scale=1 postgres");
-    z1.run("pgbench --client=4 --transactions=100 postgres");
+    z1.run("pgbench --no-vacuum --client=4 --transactions=100 postgres");
     assert_eq!(z1.query(SUMS), "t|400");
 
     z1.kill();
     z1.start();
     assert_eq!(z1.query(SUMS), "t|400", "after kill -9 and recovery");
-    z1.run("pgbench --client=2 --transactions=50 postgres");
+    z1.run("pgbench --no-vacuum --client=2 --transactions=50 postgres");
     z1.run("vacuumdb --quiet --full --analyze postgres");
     z1.stop();
     z1.run("pg_checksums --check -D $data");
@@ -49,7 +49,7 @@ fn postgres_recovers_from_kill_and_goes_on_in_the_next_zone() {
     z2.run("pg_checksums --check -D $data");
     z2.start();
     assert_eq!(z2.query(SUMS), "t|500", "in the next zone");
-    z2.run("pgbench --client=4 --transactions=50 postgres");
+    z2.run("pgbench --no-vacuum --client=4 --transactions=50 postgres");
     assert_eq!(z2.query(SUMS), "t|700", "in the next zone, after more");
     z2.stop();
     hand_over(&cluster, "z2", "pg");

@@ -12,7 +12,7 @@
 //!   all zones share.
 //! - A read, and a refusal, which the kernel may give from what the zone knows, shows the name
 //!   at some place of that order: not after its return, and not before what its zone has done
-//!   already, or has seen of this name. Two names may be at different places for a moment: the
+//!   to this name already, or has seen of it. Two names may be at different places for a moment: the
 //!   kernel is told of their changes one after the other.
 //! - A call that got **no answer** has happened at any time after it began, or never.
 
@@ -110,7 +110,7 @@ struct Search<'a> {
 #[derive(Clone, Copy)]
 struct Seen<'a> {
     call: &'a Call,
-    /// So many changes of its client come before it.
+    /// So many changes of its client come before it: up to the last of what it shows.
     after: u32,
 }
 
@@ -133,14 +133,15 @@ impl<'a> Search<'a> {
         let mut unanswered = Vec::new();
         for call in history {
             let changes = call.client * LINES;
-            let after = lines[changes].len() as u32;
             match (call.answer, call.action) {
                 (Answer::Unknown, Action::Read { .. } | Action::ReadFresh { .. }) => {}
                 (Answer::Unknown, _) => unanswered.push(call),
-                (Answer::Done, _) => lines[changes].push(Seen { call, after }),
+                (Answer::Done, _) => lines[changes].push(Seen { call, after: 0 }),
                 _ => {
-                    let shown = shown(call).map(|name| &mut lines[changes + 1 + name]);
-                    shown.into_iter().for_each(|line| line.push(Seen { call, after }));
+                    let Some(name) = shown(call) else { continue };
+                    let own = lines[changes].iter().rposition(|own| touches(own.call, name));
+                    let after = own.map_or(0, |last| last as u32 + 1);
+                    lines[changes + 1 + name].push(Seen { call, after });
                 }
             }
         }
@@ -242,6 +243,11 @@ fn shown(call: &Call) -> Option<usize> {
         Action::Rename { how: Rename::Exchange, .. } => None,
         Action::Rename { from, .. } => Some(from),
     }
+}
+
+/// Whether a change that succeeded is one of this name.
+fn touches(call: &Call, name: usize) -> bool {
+    matches!(call.action, Action::Rename { .. }) || shown(call) == Some(name)
 }
 
 /// The state after `call`, and whether its answer fits the state before.
@@ -399,6 +405,14 @@ mod tests {
         assert_eq!(check(&history), Ok(()));
         history.push(call(1, (64, 65), read(B), Answer::Missing));
         check_refused(&history);
+        // Each made one name, and did not yet see the other's.
+        let crossed = [
+            call(0, (0, 20), make(A, 1), Answer::Done),
+            call(1, (0, 20), make(B, 2), Answer::Done),
+            call(0, (30, 31), read(B), Answer::Missing),
+            call(1, (30, 31), read(A), Answer::Missing),
+        ];
+        assert_eq!(check(&crossed), Ok(()));
     }
 
     #[test]

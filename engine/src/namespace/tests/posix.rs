@@ -386,7 +386,7 @@ fn a_directory_goes_only_if_it_is_the_one_that_was_meant() {
     let (a, b) = (ring.ino("/a"), ring.ino("/b"));
     let name = |text: &[u8]| Name::parse(text).expect("a name");
     let rmdir = |victim| Op::Rmdir { parent: Ino::ROOT, name: name(b"b"), victim };
-    assert_eq!(ring.run(rmdir(Some(a))), refused(Refusal::Overtaken));
+    assert_eq!(ring.run(rmdir(Some(a))), Outcome::Refused(Refusal::Overtaken));
     let rename = |to: &[u8], victim| Op::Rename {
         from_parent: Ino::ROOT,
         from_name: name(b"c"),
@@ -395,8 +395,8 @@ fn a_directory_goes_only_if_it_is_the_one_that_was_meant() {
         how: RenameHow::Replace,
         victim,
     };
-    assert_eq!(ring.run(rename(b"b", Some(a))), refused(Refusal::Overtaken));
-    assert_eq!(ring.run(rename(b"new", Some(a))), refused(Refusal::Overtaken));
+    assert_eq!(ring.run(rename(b"b", Some(a))), Outcome::Refused(Refusal::Overtaken));
+    assert_eq!(ring.run(rename(b"new", Some(a))), Outcome::Refused(Refusal::Overtaken));
     assert_eq!(ring.run(rename(b"b", Some(b))), Outcome::Done);
     assert_eq!(
         ring.run(Op::Rmdir { parent: Ino::ROOT, name: name(b"a"), victim: Some(a) }),

@@ -65,12 +65,14 @@ pub use crate::reply::ReplyDirectory;
 pub use crate::reply::ReplyDirectoryPlus;
 pub use crate::reply::ReplyEmpty;
 pub use crate::reply::ReplyEntry;
+pub use crate::reply::ReplyInterrupt;
 pub use crate::reply::ReplyIoctl;
 pub use crate::reply::ReplyLock;
 pub use crate::reply::ReplyLseek;
 pub use crate::reply::ReplyOpen;
 pub use crate::reply::ReplyPoll;
 pub use crate::reply::ReplyStatfs;
+pub use crate::reply::ReplyStatx;
 pub use crate::reply::ReplyWrite;
 pub use crate::reply::ReplyXattr;
 pub use crate::request_param::Request;
@@ -455,6 +457,7 @@ pub trait Filesystem: Send + Sync + 'static {
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
         flags: Option<BsdFileFlags>,
+        _kill_suidgid: bool,
         reply: ReplyAttr,
     ) {
         warn!(
@@ -573,7 +576,16 @@ pub trait Filesystem: Send + Sync + 'static {
     /// anything in fh. There are also some flags (`direct_io`, `keep_cache`) which the
     /// filesystem may set, to change the way the file is opened. See `fuse_file_info`
     /// structure in <`fuse_common.h`> for more details.
-    fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    ///
+    /// `kill_suidgid`: with `FUSE_HANDLE_KILLPRIV_V2`, the truncation clears set-id bits.
+    fn open(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _flags: OpenFlags,
+        _kill_suidgid: bool,
+        reply: ReplyOpen,
+    ) {
         reply.opened(FileHandle(0), FopenFlags::empty());
     }
 
@@ -778,6 +790,8 @@ pub trait Filesystem: Send + Sync + 'static {
     }
 
     /// Set an extended attribute.
+    ///
+    /// `acl_kill_sgid`: with `FUSE_SETXATTR_EXT`, the access ACL clears the set-group-id bit.
     fn setxattr(
         &self,
         _req: &Request,
@@ -786,6 +800,7 @@ pub trait Filesystem: Send + Sync + 'static {
         _value: &[u8],
         flags: i32,
         position: u32,
+        _acl_kill_sgid: bool,
         reply: ReplyEmpty,
     ) {
         warn!(
@@ -846,6 +861,7 @@ pub trait Filesystem: Send + Sync + 'static {
         mode: u32,
         umask: u32,
         flags: i32,
+        _kill_suidgid: bool,
         reply: ReplyCreate,
     ) {
         warn!(
@@ -853,6 +869,45 @@ pub trait Filesystem: Send + Sync + 'static {
             umask: {umask:#x?}, flags: {flags:#x?})"
         );
         reply.error(Errno::ENOSYS);
+    }
+
+    /// Create and open a file without a name (`O_TMPFILE`). A link may name it later, unless
+    /// `flags` has `O_EXCL`, which the kernel sees to.
+    fn tmpfile(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// Get extended file attributes. The kernel asks when it is asked for the birth time, and
+    /// keeps to `getattr` if this is not implemented.
+    fn statx(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: Option<FileHandle>,
+        _flags: u32,
+        _mask: u32,
+        reply: ReplyStatx,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// Write everything of this filesystem to its storage.
+    fn syncfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// A signal has come for the caller of the request `unique`, which may now be answered with
+    /// EINTR. It may also be answered already, or not be known yet: see [`ReplyInterrupt`].
+    fn interrupt(&self, _req: &Request, _unique: RequestId, reply: ReplyInterrupt) {
+        reply.unsupported();
     }
 
     /// Test for a POSIX file lock.

@@ -306,6 +306,68 @@ impl ReplyAttr {
 }
 
 ///
+/// Statx Reply
+///
+#[derive(Debug)]
+pub struct ReplyStatx {
+    reply: ReplyRaw,
+}
+
+impl Reply for ReplyStatx {
+    fn new(unique: ll::RequestId, sender: ReplySender) -> ReplyStatx {
+        ReplyStatx {
+            reply: Reply::new(unique, sender),
+        }
+    }
+}
+
+impl ReplyStatx {
+    /// Reply to a request with the given attributes, of which `crtime` is the birth time
+    pub fn attr(self, ttl: &Duration, attr: &FileAttr) {
+        self.reply
+            .send_ll(&ll::ResponseStruct::new_statx(ttl, attr));
+    }
+
+    /// Reply to a request with the given error code
+    pub fn error(self, err: Errno) {
+        self.reply.error(err);
+    }
+}
+
+///
+/// Interrupt Reply
+///
+/// The kernel expects none: dropping it leaves it to the interrupted request to be answered.
+#[derive(Debug)]
+pub struct ReplyInterrupt {
+    unique: ll::RequestId,
+    sender: ReplySender,
+}
+
+impl Reply for ReplyInterrupt {
+    fn new(unique: ll::RequestId, sender: ReplySender) -> ReplyInterrupt {
+        ReplyInterrupt { unique, sender }
+    }
+}
+
+impl ReplyInterrupt {
+    /// Ask the kernel to interrupt again, unless the request has been answered since
+    pub fn again(self) {
+        self.send(Errno::EAGAIN);
+    }
+
+    /// Ask the kernel never to send another interrupt
+    pub fn unsupported(self) {
+        self.send(Errno::ENOSYS);
+    }
+
+    fn send(self, errno: Errno) {
+        // Fails with ENOENT when the interrupted request is over: nothing is left to say then.
+        let _ = ll::ResponseErrno(errno).with_iovec(self.unique, |iov| self.sender.send(iov));
+    }
+}
+
+///
 /// XTimes Reply
 ///
 #[cfg(target_os = "macos")]

@@ -2,6 +2,7 @@
 
 use minicbor::{Decode, Encode};
 
+use crate::acl::{Acl, AclKind};
 use crate::ids::{BodyId, Gsn, Ino, NodeId, OpId, Version, VolumeId, ZoneId};
 use crate::locks::{ByteRange, FileLocks, LockKind, LockMode};
 use crate::time::Timestamp;
@@ -117,11 +118,14 @@ pub enum Op {
         ino: Ino,
         #[n(3)]
         kind: Kind,
-        /// Permission bits 07777, umask already taken off.
+        /// Permission bits 07777, as the program gave them.
         #[n(4)]
         mode: u32,
         #[n(5)]
         exclusive: bool,
+        /// Permission bits that are taken off, unless the directory has a default ACL.
+        #[n(6)]
+        umask: u32,
     },
     #[n(2)]
     Link {
@@ -402,6 +406,64 @@ pub enum Op {
         #[n(0)]
         quota: Ino,
     },
+    /// Sets a POSIX ACL, or takes it away.
+    #[n(30)]
+    SetAcl {
+        #[n(0)]
+        ino: Ino,
+        #[n(1)]
+        kind: AclKind,
+        #[n(2)]
+        acl: Option<Acl>,
+        /// Whether the set-group-id bit goes: the caller is not in the file's group, which
+        /// only its kernel knows.
+        #[n(3)]
+        kill_sgid: bool,
+    },
+    /// rename that leaves a whiteout behind, a character device 0:0 for overlay filesystems.
+    #[n(31)]
+    Whiteout {
+        #[n(0)]
+        from_parent: Ino,
+        #[n(1)]
+        from_name: Name,
+        #[n(2)]
+        to_parent: Ino,
+        #[n(3)]
+        to_name: Name,
+        /// False with RENAME_NOREPLACE.
+        #[n(4)]
+        replace: bool,
+        /// What the whiteout becomes.
+        #[n(5)]
+        ino: Ino,
+    },
+    /// Makes a file without a name (O_TMPFILE). A `Link` by its node may name it; until then it
+    /// lasts as long as that node's start.
+    #[n(32)]
+    MakeUnnamed {
+        /// For group and ACL.
+        #[n(0)]
+        parent: Ino,
+        #[n(1)]
+        ino: Ino,
+        #[n(2)]
+        mode: u32,
+        #[n(3)]
+        umask: u32,
+    },
+    /// Removes a file that never got a name.
+    #[n(33)]
+    DropUnnamed {
+        #[n(0)]
+        ino: Ino,
+    },
+    /// Removes files that earlier starts of the node left without a name, up to `limit`.
+    #[n(34)]
+    ReapUnnamed {
+        #[n(0)]
+        limit: u32,
+    },
 }
 
 /// The lock that an owner of a command's origin wants.
@@ -505,6 +567,21 @@ pub struct SetAttr {
     pub atime: Option<Timestamp>,
     #[n(5)]
     pub mtime: Option<Timestamp>,
+    /// What a change of the content takes away. A change of owner or size takes it anyway.
+    #[n(6)]
+    pub kill: Option<Kill>,
+}
+
+/// Privileges that a file was given for its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Kill {
+    /// `security.capability`: goes with any change of the content.
+    #[n(0)]
+    Capability,
+    /// The set-id bits as well: the caller may not keep them (CAP_FSETID).
+    #[n(1)]
+    SetId,
 }
 
 /// A file's bytes, as the namespace names them.

@@ -9,8 +9,9 @@
 //! socket, start a thread, or depend on the iteration order of a hash map. Inputs and time
 //! come in, effects go out in order; the driver in `fusefs/src/node/` executes them.
 //!
-//! Reading order: [`ids`], [`time`], [`command`], [`outcome`], [`consensus`], [`namespace`].
+//! Reading order: [`ids`], [`time`], [`acl`], [`command`], [`outcome`], [`consensus`], [`namespace`].
 
+pub mod acl;
 pub mod chunking;
 pub mod command;
 pub mod consensus;

@@ -24,6 +24,10 @@ impl Command {
             Op::ShareLocks { locks, .. } => {
                 (locks.held().len() + locks.waiting().len()) * LOCK_BYTES
             }
+            Op::SetAcl { acl: Some(acl), .. } => 8 * (acl.users.len() + acl.groups.len()),
+            Op::Whiteout { from_name, to_name, .. } => {
+                from_name.as_bytes().len() + to_name.as_bytes().len()
+            }
             Op::CreateJoinToken { zone, .. } => zone.len(),
             _ => 0,
         };

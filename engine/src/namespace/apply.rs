@@ -152,6 +152,13 @@ fn run_op<T: Tables>(state: &mut State<'_, T>, command: &Command) -> Result<Outc
             state.touch(Touched::Reclaimed { quota: *quota, by: command.id.origin });
             Ok(Outcome::Done)
         }
+        Op::SetAcl { ino, kind, acl, kill_sgid } => {
+            super::acl::set(state, command, *ino, *kind, acl.as_ref(), *kill_sgid)
+        }
+        Op::Whiteout { .. } => super::rename::whiteout(state, command),
+        Op::MakeUnnamed { .. } => super::unnamed::make(state, command),
+        Op::DropUnnamed { ino } => super::unnamed::drop(state, command, *ino),
+        Op::ReapUnnamed { limit } => super::unnamed::reap(state, command, *limit),
     }
 }
 

@@ -42,6 +42,21 @@ pub(super) fn xattr(ino: Ino, name: &[u8]) -> Vec<u8> {
     key(b'X', &ino.0.to_be_bytes(), name)
 }
 
+/// What all keys of unnamed files of `node` begin with.
+pub(super) fn unnamed_of(node: NodeId) -> Vec<u8> {
+    key(b'U', &node.0.to_be_bytes(), &[])
+}
+
+/// `None` for the system's numbers, which are never unnamed.
+pub(super) fn unnamed(ino: Ino) -> Option<Vec<u8>> {
+    Some(key(b'U', &ino.node()?.0.to_be_bytes(), &ino.0.to_be_bytes()))
+}
+
+/// The inode of a key of *unnamed*.
+pub(super) fn unnamed_ino(key: &[u8]) -> Option<Ino> {
+    key.get(3..)?.try_into().ok().map(|bytes| Ino(u64::from_be_bytes(bytes)))
+}
+
 pub(super) fn origin(node: NodeId) -> Vec<u8> {
     key(b'O', &node.0.to_be_bytes(), &[])
 }

@@ -29,7 +29,13 @@ pub(super) fn link<T: Tables>(
         return Err(Refusal::TooManyLinks.into());
     }
     state.check_same_quota(ino, directory.quota)?;
+    if inode.nlink == 0 {
+        super::unnamed::named(state, ino)?;
+    }
     state.change_inode(ino, |inode| {
+        if inode.nlink == 0 {
+            inode.home = parent;
+        }
         inode.nlink += 1;
         inode.ctime = command.time;
     })?;

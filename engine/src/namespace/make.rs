@@ -22,7 +22,7 @@ pub(super) fn make<T: Tables>(
     state: &mut State<'_, T>,
     command: &Command,
 ) -> Result<Outcome, Stop> {
-    let Op::Make { parent, name, ino, kind, mode, exclusive } = &command.op else {
+    let Op::Make { parent, name, ino, kind, mode, exclusive, umask } = &command.op else {
         return Err(Refusal::Invalid.into());
     };
     let directory = state.directory(*parent)?;
@@ -37,11 +37,30 @@ pub(super) fn make<T: Tables>(
     check_kind(kind)?;
     check_ino(state, *ino, command.id.origin)?;
 
-    let quota = state.live_quota(directory.quota)?;
-    state.check_room_for_inode(quota)?;
-
     let is_directory = *kind == Kind::Directory;
     let grows = directory.nlink.checked_add(1).ok_or(Refusal::TooManyLinks)?;
+    let mut inode = new_inode(state, command, (*parent, &directory), kind, *mode)?;
+    super::acl::inherit(state, (*parent, &directory), *ino, &mut inode, *umask)?;
+    state.create_inode(*ino, inode)?;
+    state.insert_name(*parent, name, *ino, FileType::from(kind), command.time)?;
+    if is_directory {
+        state.change_inode(*parent, |inode| inode.nlink = grows)?;
+    }
+    Ok(Outcome::Made { ino: *ino, created: true })
+}
+
+/// An inode of the caller with the links that its first name makes, before umask and ACLs. The
+/// group comes from the directory if that has the set-group-id bit; of a file, the origin has
+/// the write token. `QuotaExceeded` if a quota above has no room for it.
+pub(super) fn new_inode<T: Tables>(
+    state: &mut State<'_, T>,
+    command: &Command,
+    (parent, directory): (Ino, &Inode),
+    kind: &Kind,
+    mode: u32,
+) -> Result<Inode, Stop> {
+    let quota = state.live_quota(directory.quota)?;
+    state.check_room_for_inode(quota)?;
     let mut inode = Inode {
         kind: kind.clone(),
         mode: mode & 0o7777,
@@ -67,19 +86,19 @@ pub(super) fn make<T: Tables>(
     };
     if directory.mode & S_ISGID != 0 {
         inode.gid = directory.gid;
-        if is_directory {
+        if *kind == Kind::Directory {
             inode.mode |= S_ISGID;
         }
     }
     match kind {
         Kind::File => {
             inode.writer = Some(command.id.origin);
-            inode.home = *parent;
+            inode.home = parent;
         }
         Kind::Directory => {
             inode.nlink = 2;
             inode.size = Directory::SIZE_BYTES;
-            inode.directory = Some(Directory::new(*parent));
+            inode.directory = Some(Directory::new(parent));
         }
         Kind::Symlink(target) => {
             inode.mode = 0o777;
@@ -87,13 +106,7 @@ pub(super) fn make<T: Tables>(
         }
         Kind::Fifo | Kind::Socket | Kind::CharDevice(_) | Kind::BlockDevice(_) => {}
     }
-
-    state.create_inode(*ino, inode)?;
-    state.insert_name(*parent, name, *ino, FileType::from(kind), command.time)?;
-    if is_directory {
-        state.change_inode(*parent, |inode| inode.nlink = grows)?;
-    }
-    Ok(Outcome::Made { ino: *ino, created: true })
+    Ok(inode)
 }
 
 fn check_kind(kind: &Kind) -> Result<(), Refusal> {
@@ -108,7 +121,11 @@ fn check_kind(kind: &Kind) -> Result<(), Refusal> {
 
 /// The number must be one that the origin may give, and new: two inodes under one number
 /// would be one inode.
-fn check_ino<T: Tables>(state: &mut State<'_, T>, ino: Ino, origin: NodeId) -> Result<(), Stop> {
+pub(super) fn check_ino<T: Tables>(
+    state: &mut State<'_, T>,
+    ino: Ino,
+    origin: NodeId,
+) -> Result<(), Stop> {
     if ino.node() != Some(origin) {
         return Err(Refusal::Invalid.into());
     }

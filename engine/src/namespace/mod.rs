@@ -15,7 +15,8 @@
 //! | inodes     | `I`, ino u64                  | [`Inode`], drawn in `inode.rs` |
 //! | names      | `N`, directory u64, name      | file type u8, ino u64, cookie u64 |
 //! | cookies    | `C`, directory u64, cookie u64| file type u8, ino u64, name |
-//! | xattrs     | `X`, ino u64, xattr name      | the attribute's value |
+//! | xattrs     | `X`, ino u64, xattr name      | the attribute's value; ACLs as drawn in `acl.rs` |
+//! | unnamed    | `U`, node u16, ino u64        | boot u64 |
 //! | origins    | `O`, node u16                 | boot u64, last seq u64 |
 //! | outcomes   | `R`, node u16, seq mod 4096 u16 | boot u64, seq u64, outcome in CBOR |
 //! | members    | `M`, node u16                 | member in CBOR |
@@ -42,10 +43,12 @@
 //!
 //! No orphans: when the last link goes, the inode leaves the tables at once, and
 //! [`Touched::Gone`] carries its last record, so that a node with an open handle can pin it.
+//! Files that have had no name yet are there, in *unnamed* as well, until their node drops them.
 //! No permission checks: the kernel makes them, by the attributes kept here.
 
 pub mod tables;
 
+mod acl;
 mod apply;
 mod codec;
 mod dedup;
@@ -66,6 +69,7 @@ mod state;
 pub mod state_hash;
 mod token;
 mod unlink;
+mod unnamed;
 mod view;
 mod volume;
 mod xattr;
@@ -81,6 +85,7 @@ pub use inode::{Directory, FileType, Inode};
 pub use join_token::JoinToken;
 pub use lock::{Keeper, LockRow, LockUse};
 pub use quota::{MARK_ENTRIES_MAX, Quota, QuotaState, QuotaUse, Reservation};
+pub use setattr::CAPABILITY;
 pub use state_hash::{Usage, recompute};
 pub use tables::{Changes, MemoryTables, Overlay, Tables, TablesError};
 pub use view::View;

@@ -3,6 +3,7 @@
 use super::apply::Stop;
 use super::directory::Slot;
 use super::inode::FileType;
+use super::make;
 use super::state::State;
 use super::tables::{Tables, TablesError};
 use super::unlink::{check_empty_directory, check_victim, drop_directory, drop_link};
@@ -33,32 +34,70 @@ pub(super) fn rename<T: Tables>(
     };
     let from = Place { parent: *from_parent, name: from_name };
     let to = Place { parent: *to_parent, name: to_name };
+    move_name(state, command, from, to, *how, *victim)?;
+    Ok(Outcome::Done)
+}
+
+/// Moves a name and puts a whiteout in its place: what shows overlay filesystems that a name
+/// of the layer below is gone.
+pub(super) fn whiteout<T: Tables>(
+    state: &mut State<'_, T>,
+    command: &Command,
+) -> Result<Outcome, Stop> {
+    let Op::Whiteout { from_parent, from_name, to_parent, to_name, replace, ino } = &command.op
+    else {
+        return Err(Refusal::Invalid.into());
+    };
+    make::check_ino(state, *ino, command.id.origin)?;
+    let from = Place { parent: *from_parent, name: from_name };
+    let to = Place { parent: *to_parent, name: to_name };
+    let how = if *replace { RenameHow::Replace } else { RenameHow::NoReplace };
+    if !move_name(state, command, from, to, how, None)? {
+        return Ok(Outcome::Done);
+    }
+    let directory = state.directory(from.parent)?;
+    let kind = Kind::CharDevice(0);
+    let inode = make::new_inode(state, command, (from.parent, &directory), &kind, 0)?;
+    state.create_inode(*ino, inode)?;
+    state.insert_name(from.parent, from.name, *ino, FileType::CharDevice, command.time)?;
+    Ok(Outcome::Done)
+}
+
+/// False if both are names of one inode, so that nothing happens.
+fn move_name<T: Tables>(
+    state: &mut State<'_, T>,
+    command: &Command,
+    from: Place<'_>,
+    to: Place<'_>,
+    how: RenameHow,
+    victim: Option<Ino>,
+) -> Result<bool, Stop> {
     let from_quota = state.directory(from.parent)?.quota;
     let to_quota = state.directory(to.parent)?.quota;
     let source = state.slot(from.parent, from.name)?.ok_or(Refusal::NotFound)?;
     let target = state.slot(to.parent, to.name)?;
-    check_victim(*victim, target)?;
+    check_victim(victim, target)?;
     match (how, target) {
         (RenameHow::NoReplace, Some(_)) => return Err(Refusal::Exists.into()),
         (RenameHow::Exchange, None) => return Err(Refusal::NotFound.into()),
         _ => {}
     }
-    check_loops(state, from, to, source, target, *how)?;
+    check_loops(state, from, to, source, target, how)?;
     if from.parent != to.parent {
         state.check_same_quota(source.ino, to_quota)?;
-        if let Some(target) = target.filter(|_| *how == RenameHow::Exchange) {
+        if let Some(target) = target.filter(|_| how == RenameHow::Exchange) {
             state.check_same_quota(target.ino, from_quota)?;
         }
     }
     match target {
-        Some(target) if target.ino == source.ino => {}
-        Some(target) if *how == RenameHow::Exchange => {
+        Some(target) if target.ino == source.ino => return Ok(false),
+        Some(target) if how == RenameHow::Exchange => {
             exchange(state, from, to, source, target, command.time)?;
         }
         Some(target) => replace(state, from, to, source, target, command.time)?,
         None => move_to_free_name(state, from, to, source, command.time)?,
     }
-    Ok(Outcome::Done)
+    Ok(true)
 }
 
 /// No directory may come to lie below itself (`Invalid`), and none is replaced that `from`

@@ -6,14 +6,16 @@ use super::make::S_ISGID;
 use super::state::State;
 use super::tables::{Tables, TablesError};
 use super::token;
-use super::{FILE_SIZE_MAX, publish};
-use crate::command::{Body, Command, Kind, SetAttr};
+use super::{FILE_SIZE_MAX, keys, publish};
+use crate::command::{Body, Command, Kill, Kind, SetAttr};
 use crate::ids::Ino;
 use crate::outcome::{Outcome, Refusal};
 use crate::time::Timestamp;
 
 const S_ISUID: u32 = 0o4000;
 const S_IXGRP: u32 = 0o010;
+/// The extended attribute that holds a program's capabilities.
+pub const CAPABILITY: &[u8] = b"security.capability";
 
 /// Changes attributes; ctime moves even if nothing else does.
 ///
@@ -39,7 +41,14 @@ pub(super) fn set_attr<T: Tables>(
         check_resize(state, command, &inode, size)?;
     }
     let gsn = state.gsn;
+    let changes_owner = set.uid.is_some() || set.gid.is_some();
+    let drops_capability = changes_owner || set.size.is_some() || set.kill.is_some();
+    let list_len = match drops_capability {
+        true => drop_capability(state, ino, &inode)?,
+        false => inode.xattr_list_len,
+    };
     state.change_inode(ino, |inode| {
+        inode.xattr_list_len = list_len;
         set_owner_and_mode(inode, set);
         if let Some(size) = set.size {
             resize(inode, size, gsn);
@@ -85,21 +94,54 @@ fn resize(inode: &mut Inode, size: u64, gsn: crate::ids::Gsn) {
     inode.version = publish::next_version(inode.version, gsn);
 }
 
+impl Inode {
+    /// Whether the mode has set-id bits that a write by somebody without privileges takes away.
+    /// Without group execution S_ISGID is no set-id bit.
+    pub fn has_set_id(&self) -> bool {
+        let set_group = S_ISGID | S_IXGRP;
+        !self.is_directory() && (self.mode & S_ISUID != 0 || self.mode & set_group == set_group)
+    }
+
+    /// Takes them away.
+    pub fn drop_set_id(&mut self) {
+        if self.has_set_id() {
+            self.mode &= !S_ISUID;
+            if self.mode & S_IXGRP != 0 {
+                self.mode &= !S_ISGID;
+            }
+        }
+    }
+}
+
 fn set_owner_and_mode(inode: &mut Inode, set: &SetAttr) {
     if let Some(mode) = set.mode {
         inode.mode = mode & 0o7777;
     }
     inode.uid = set.uid.unwrap_or(inode.uid);
     inode.gid = set.gid.unwrap_or(inode.gid);
-    // chown takes the set-id bits away, whoever asks (Linux's chown_common). Without group
-    // execution S_ISGID is no set-id bit.
+    // chown takes the set-id bits away, whoever asks (Linux's chown_common).
     let chown = set.uid.is_some() || set.gid.is_some();
-    if chown && !inode.is_directory() {
-        inode.mode &= !S_ISUID;
-        if inode.mode & S_IXGRP != 0 {
-            inode.mode &= !S_ISGID;
-        }
+    if chown || set.kill == Some(Kill::SetId) {
+        inode.drop_set_id();
     }
+}
+
+/// What a changed file does not keep: privileges that its content or owner was given. Gives the
+/// new length of the list of names.
+fn drop_capability<T: Tables>(
+    state: &mut State<'_, T>,
+    ino: Ino,
+    inode: &Inode,
+) -> Result<u32, TablesError> {
+    if inode.xattr_list_len == 0 {
+        return Ok(0);
+    }
+    let key = keys::xattr(ino, CAPABILITY);
+    if state.get(key.clone())?.is_none() {
+        return Ok(inode.xattr_list_len);
+    }
+    state.delete(key)?;
+    Ok(inode.xattr_list_len.saturating_sub(CAPABILITY.len() as u32 + 1))
 }
 
 fn set_times(inode: &mut Inode, set: &SetAttr, now: Timestamp) {

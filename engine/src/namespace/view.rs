@@ -12,7 +12,9 @@ use super::lock::LockRow;
 use super::quota::{Quota, Reservation};
 use super::state_hash::{Summary, Usage};
 use super::tables::{Tables, TablesError};
+use super::unnamed;
 use super::volume::VolumeRecord;
+use crate::acl::{Acl, AclKind};
 use crate::command::{Member, Name};
 use crate::ids::{Gsn, Ino, NodeId, OpId, StateHash, VolumeId, ZoneId};
 use crate::outcome::Outcome;
@@ -84,9 +86,26 @@ impl<T: Tables> View<T> {
         found
     }
 
+    /// The value of an extended attribute that is no ACL.
     pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>, TablesError> {
         let Some(value) = self.0.get(&keys::xattr(ino, name))? else { return Ok(None) };
         Ok(Some(Reader::new(&value, "xattrs")?.rest().to_vec()))
+    }
+
+    /// An ACL of `ino`, whose record is `inode`; `None` also for an access list that says no
+    /// more than the mode.
+    pub fn acl(&self, ino: Ino, inode: &Inode, kind: AclKind) -> Result<Option<Acl>, TablesError> {
+        let Some(row) = self.0.get(&keys::xattr(ino, kind.xattr_name()))? else { return Ok(None) };
+        let acl = super::acl::decode(&row)?;
+        Ok(Some(match kind {
+            AclKind::Access => acl.with_mode(inode.mode),
+            AclKind::Default => acl,
+        }))
+    }
+
+    /// The files of `node` that have had no name yet, each with the start that made it.
+    pub fn unnamed(&self, node: NodeId) -> Result<Vec<(Ino, u64)>, TablesError> {
+        unnamed::rows(&self.0, node)
     }
 
     /// The names of the extended attributes, in byte order.

@@ -67,7 +67,9 @@ pub(super) fn remove<T: Tables>(
 
 fn check_name(name: &[u8]) -> Result<(), Refusal> {
     let len_fits = (1..=XATTR_NAME_LEN_MAX).contains(&name.len());
-    if len_fits && !name.contains(&0) { Ok(()) } else { Err(Refusal::Invalid) }
+    // ACLs are set as what they are, and nothing else is the system's to keep.
+    let is_system = name.starts_with(b"system.");
+    if len_fits && !is_system && !name.contains(&0) { Ok(()) } else { Err(Refusal::Invalid) }
 }
 
 /// What `listxattr` gives for one name: the name and a NUL.

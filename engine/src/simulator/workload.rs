@@ -22,7 +22,7 @@ pub(super) fn command(random: &mut Random, id: OpId, ino_counter: &mut u64) -> C
             *ino_counter += 1;
             let kind = if random.percent(70) { Kind::File } else { Kind::Directory };
             let exclusive = random.percent(50);
-            Op::Make { parent, name: name(random), ino, kind, mode: 0o644, exclusive }
+            Op::Make { parent, name: name(random), ino, kind, mode: 0o644, exclusive, umask: 0 }
         }
         4 => Op::Unlink { parent, name: name(random) },
         5 => Op::Rmdir { parent, name: name(random), victim: None },

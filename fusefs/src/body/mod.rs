@@ -236,7 +236,7 @@ impl BodyService {
                 let settled = body.settled.notified();
                 tokio::pin!(settled);
                 settled.as_mut().enable();
-                if body.loaded().is_none_or(|state| state.gone || !state.is_staged()) {
+                if body.loaded().is_none_or(|state| !state.is_published() || !state.is_staged()) {
                     break;
                 }
                 self.queue.add(body.ino, Instant::now());
@@ -397,6 +397,10 @@ impl Bodies for BodyService {
                 }
             }),
         );
+    }
+
+    fn publish_file(&self, ino: Ino, done: Done<(), BodyError>) {
+        self.arc().publish_body(ino, done);
     }
 
     fn flush(&self, handle: Handle, done: Done<(), BodyError>) {

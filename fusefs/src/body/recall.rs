@@ -98,7 +98,7 @@ impl BodyService {
             settled.as_mut().enable();
             {
                 let state = body.state(&*self.ring, &self.stages, None)?;
-                if state.gone || !state.is_staged() {
+                if !state.is_published() || !state.is_staged() {
                     break;
                 }
             }

@@ -97,7 +97,8 @@ impl BodyService {
                 }
             }
         }
-        if let Some(state) = state {
+        if let Some(mut state) = state {
+            state.unnamed = inode.nlink == 0;
             tracing::info!(%ino, size = state.size(), "a stage is back");
             self.table.find_or_add(ino).restore(state);
             self.queue.add(ino, Instant::now());

@@ -21,7 +21,7 @@ use super::fetch::Remote;
 use super::layer::LayerId;
 use super::state::State;
 use super::table::OpenBody;
-use crate::ops::ports::{BodyError, Demand, ProposeError};
+use crate::ops::ports::{BodyError, Demand, Done, ProposeError};
 use crate::ops::rules::{Durability, Partition};
 
 /// How often a wait looks for a signal and at the clock.
@@ -48,7 +48,7 @@ impl BodyService {
             return Ok(());
         }
         let body = self.table.find_or_add(ino);
-        let published = self.while_waiting(demand, self.publish_all(&body)).await;
+        let published = self.while_waiting(&demand, self.publish_all(&body)).await;
         self.table.forget_if_idle(body);
         published??;
         if demand.durability == Durability::Agreed {
@@ -57,7 +57,23 @@ impl BodyService {
         let inode = self.ring.view().inode(ino).map_err(tables)?;
         // Without names there is nothing for others to hold.
         let Some(inode) = inode else { return Ok(()) };
-        self.while_waiting(demand, self.confirm(ino, inode, demand.durability)).await?
+        self.while_waiting(&demand, self.confirm(ino, inode, demand.durability)).await?
+    }
+
+    /// As [`crate::ops::ports::Bodies::publish_file`].
+    pub(super) fn publish_body(self: &Arc<Self>, ino: Ino, done: Done<(), BodyError>) {
+        let service = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let body = service.table.find_or_add(ino);
+            let named = body.state(&*service.ring, &service.stages, None);
+            let named = named.map(|mut state| state.unnamed = false);
+            let result = match named {
+                Ok(()) => service.publish_all(&body).await,
+                Err(error) => Err(error),
+            };
+            service.table.forget_if_idle(body);
+            done(result);
+        });
     }
 
     /// Seals and publishes what was written until now.
@@ -76,7 +92,7 @@ impl BodyService {
             settled.as_mut().enable();
             {
                 let state = body.state(&*self.ring, &self.stages, None)?;
-                if state.gone {
+                if !state.is_published() {
                     return Ok(());
                 }
                 if state.given_up.is_some_and(|layer| layer >= first) {
@@ -188,7 +204,7 @@ impl BodyService {
     /// on.
     async fn while_waiting<T>(
         &self,
-        demand: Demand,
+        demand: &Demand,
         wait: impl Future<Output = T>,
     ) -> Result<T, BodyError> {
         let began = Instant::now();
@@ -196,7 +212,7 @@ impl BodyService {
         loop {
             match tokio::time::timeout(LOOK_EVERY, wait.as_mut()).await {
                 Ok(done) => return Ok(done),
-                Err(_) if self.ring.is_interrupted(demand.caller) => {
+                Err(_) if demand.caller.is_interrupted() => {
                     return Err(ProposeError::Interrupted.into());
                 }
                 Err(_) => {}

@@ -134,11 +134,12 @@ impl BodyService {
         }
     }
 
-    /// Cuts or extends the file through its stage. False if it has none.
+    /// Cuts or extends the file through its stage, which an open for writing may begin. False if
+    /// it has none.
     pub(super) fn truncate_body(&self, ino: Ino, size: u64) -> Result<bool, BodyError> {
         end_of(0, size)?;
         let Some(body) = self.table.find(ino) else { return Ok(false) };
-        self.cut(&body, size, |state| state.is_staged() || state.gone)
+        self.cut(&body, size, |state| state.is_staged() || state.gone || state.writers > 0)
     }
 
     /// Cuts the file if `wanted` says so, asked under the lock that keeps others from changing

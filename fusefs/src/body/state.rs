@@ -38,6 +38,8 @@ pub struct State {
     pub writers: u32,
     /// The last link went: nothing of this file is published any more.
     pub gone: bool,
+    /// It has had no name yet: nothing of it is published before it gets one.
+    pub unnamed: bool,
     /// An error of background work, to be told once.
     pub failed: Option<BodyError>,
     /// The last layer that was taken back: refused by the order, or not to be believed.
@@ -178,6 +180,7 @@ impl State {
             opens: 0,
             writers: 0,
             gone: false,
+            unnamed: false,
             failed: None,
             given_up: None,
             last_seal: None,
@@ -205,6 +208,11 @@ impl State {
         let sealing = self.sealing.as_ref().map(|sealing| sealing.frozen.layer.id());
         let top = self.top.as_ref().map(|top| top.layer.id());
         top.into_iter().chain(sealing).any(|id| id <= newest)
+    }
+
+    /// Whether what is written of it goes into the order.
+    pub fn is_published(&self) -> bool {
+        !self.gone && !self.unnamed
     }
 
     pub fn is_recalled(&self) -> bool {
@@ -377,7 +385,7 @@ impl State {
 
     /// What to do for the file now, if anything; a top layer is frozen for it.
     pub fn next_task(&mut self) -> Option<Task> {
-        if self.gone {
+        if !self.is_published() {
             return None;
         }
         match &mut self.sealing {

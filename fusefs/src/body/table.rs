@@ -68,6 +68,7 @@ impl OpenBody {
             let base = inode.as_ref().or(pinned).map(Base::of).unwrap_or_default();
             let mut state = State::new(base, stages.clone());
             state.gone = gone;
+            state.unnamed = inode.is_some_and(|inode| inode.nlink == 0);
             *guard = Some(state);
         }
         Ok(MutexGuard::map(guard, |state| state.as_mut().expect("loaded above")))

@@ -182,6 +182,9 @@ pub fn main() -> ExitCode {
     ) {
         return mount_helper::main(&arguments[1..]);
     }
+    if mount_helper::is_call_of_mount_fuse(&arguments[1..]) {
+        return mount_helper::main(&arguments[1..]);
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {

@@ -3,9 +3,13 @@
 //! `mount.fusion SOURCE DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]`, see mount(8),
 //! "External helpers". The options `store`, `socket`, `config` and `timeout` are ours; all
 //! others go to the daemon.
+//!
+//! Mounts show as type `fuse.fusion`, for which mount(8) calls `mount.fuse.fusion` or else
+//! libfuse's `mount.fuse`, which runs `fusion SOURCE DIR -o OPTIONS`: so a remount gets here
+//! also where only `fusion` is installed.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ColorChoice;
@@ -13,12 +17,14 @@ use clap::ColorChoice;
 use super::mount::{Done, Mount};
 use super::{Globals, serve};
 use crate::admin::control::{ControlError, FailureKind};
+use crate::kernel::{self, MountOptions};
 
 /// mount(8), "Exit status".
 const WRONG_USE: u8 = 1;
 const SYSTEM_ERROR: u8 = 2;
 const MOUNT_FAILURE: u8 = 32;
 
+const REMOUNT: &str = "remount";
 /// How long a start may take at boot, with a store to recover.
 const TIMEOUT_SECONDS: f64 = 90.0;
 
@@ -43,10 +49,23 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
     }
 }
 
+/// Whether `fusion` was run by libfuse's `mount.fuse`: no verb, but source, directory and
+/// options.
+pub fn is_call_of_mount_fuse(arguments: &[OsString]) -> bool {
+    matches!(arguments, [_, directory, flag, _, ..]
+        if flag == "-o" && Path::new(directory).is_absolute())
+}
+
 fn run(arguments: &[OsString]) -> Result<(), ControlError> {
     let call = Call::parse(arguments)?;
     if call.fake {
         return Ok(());
+    }
+    if call.remount {
+        let options = MountOptions::parse(&call.options)
+            .map_err(|error| ControlError::usage(error.to_string()))?;
+        return kernel::remount(&call.directory, &options)
+            .map_err(|error| ControlError::failed(error.to_string()));
     }
     let globals = Globals {
         config: call.own.config.clone(),
@@ -87,6 +106,8 @@ struct Call {
     own: OwnOptions,
     /// For the daemon.
     options: String,
+    /// What is mounted there gets other flags.
+    remount: bool,
     /// -f: everything but the mount.
     fake: bool,
     verbose: bool,
@@ -145,12 +166,14 @@ impl Call {
         let [source, directory] = places.as_slice() else {
             return Err(usage("a name and a directory are needed"));
         };
-        let (own, options) = split_options(&lists.join(","))?;
+        let lists = lists.join(",");
+        let (own, options) = split_options(&lists)?;
         Ok(Call {
             source: source.clone(),
             directory: PathBuf::from(directory),
             own,
             options,
+            remount: lists.split(',').any(|option| option == REMOUNT),
             fake,
             verbose,
         })
@@ -170,6 +193,7 @@ fn split_options(list: &str) -> Result<(OwnOptions, String), ControlError> {
                 own.timeout = super::seconds(value)
                     .map_err(|message| ControlError::usage(format!("timeout={value} {message}")))?;
             }
+            None if option == REMOUNT => {}
             _ => others.push(option),
         }
     }
@@ -201,6 +225,26 @@ mod tests {
         let call = parse("-fvoro,store=/s tree /srv/tree -t fuse.fusion").expect("short flags");
         assert_eq!(call.options, "ro");
         assert!(call.verbose && call.fake);
+    }
+
+    #[test]
+    fn a_remount_is_told_from_a_mount() {
+        // What libmount 2.38 makes of `mount -o remount,ro DIR`.
+        let line = "fusion /srv/tree -o rw,noatime,user_id=0,default_permissions,remount,ro";
+        let call = parse(line).expect("a usual call");
+        assert!(call.remount);
+        assert!(MountOptions::parse(&call.options).expect("known options").read_only);
+        assert!(!parse("tree /srv/tree -o rw").expect("a usual call").remount);
+    }
+
+    #[test]
+    fn what_mount_fuse_runs_is_no_verb() {
+        let is = |line: &str| {
+            is_call_of_mount_fuse(&line.split(' ').map(OsString::from).collect::<Vec<_>>())
+        };
+        assert!(is("fusion /srv/tree -o rw,remount"));
+        assert!(!is("mount /srv/tree --options ro"));
+        assert!(!is("status --watch"));
     }
 
     #[test]

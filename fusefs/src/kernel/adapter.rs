@@ -1,8 +1,7 @@
 //! Requests from the kernel: decode, call [`Fs`], reply.
 //!
-//! fuser answers FUSE_INTERRUPT with ENOSYS, so the kernel does not tell us of signals. A call
-//! that waits for the order is interrupted all the same: [`Caller::task`] lets the node look
-//! for them.
+//! Requests that may wait for other nodes are told to [`Calls`](super::calls::Calls), which ends
+//! them when the kernel tells of a signal.
 
 use std::ffi::OsStr;
 use std::io;
@@ -11,32 +10,38 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use engine::acl::AclKind;
 use engine::command::{Cred, Kind, Name, RenameHow, XattrHow};
 use engine::ids::Ino;
 use engine::locks::{Lock, LockKind};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
     InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyInterrupt, ReplyLock,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyStatx, ReplyWrite, ReplyXattr, Request, RequestId,
+    TimeOrNow, WriteFlags,
 };
 
 use super::Kernel;
+use super::calls::Pending;
 use super::device::REQUEST_BYTES_MAX;
 use super::entry::NewEntry;
 use super::errno::errno;
 use super::reply::{FOREVER, GENERATION, NO_TIME, file_attr, no_entry, timestamp};
 use super::{listing, locks};
 use crate::ops::ports::{Caller, Handle};
-use crate::ops::{Fs, FsDone, FsError, NewInode, SetTime, Wait, Wanted, Written};
+use crate::ops::{
+    AtimeRule, Fs, FsDone, FsError, NewInode, NewUnnamed, SetTime, Wait, Wanted, Written,
+};
 
 pub struct Adapter {
     kernel: Arc<Kernel>,
+    atime: AtimeRule,
 }
 
 impl Adapter {
-    pub fn new(kernel: Arc<Kernel>) -> Adapter {
-        Adapter { kernel }
+    pub fn new(kernel: Arc<Kernel>, atime: AtimeRule) -> Adapter {
+        Adapter { kernel, atime }
     }
 
     fn fs(&self) -> &Arc<Fs> {
@@ -49,15 +54,50 @@ impl Adapter {
         req: &Request,
         (parent, name): (INodeNo, &OsStr),
         kind: Kind,
-        mode: u32,
+        (mode, umask): (u32, u32),
         reply: ReplyEntry,
     ) {
-        match self.new_inode(parent, name, mode) {
+        match self.new_inode(parent, name, mode, umask) {
             Ok((new, entry)) => {
-                self.fs().make(caller(req), new, kind, entry_done(entry, reply));
+                let (caller, reply) = self.kernel.calls.open(req, reply, ReplyEntry::error);
+                self.fs().make(caller, new, kind, entry_done(entry, reply));
             }
             Err(e) => reply.error(errno(&e)),
         }
+    }
+
+    /// Takes a request that may wait and is answered with nothing but whether it worked.
+    fn waiting(&self, req: &Request, reply: ReplyEmpty) -> (Caller, FsDone<()>) {
+        let (caller, reply) = self.kernel.calls.open(req, reply, ReplyEmpty::error);
+        let done = Box::new(move |result| match (result, reply.take()) {
+            (Ok(()), Some(reply)) => reply.ok(),
+            (Err(e), Some(reply)) => reply.error(errno(&e)),
+            (_, None) => {}
+        });
+        (caller, done)
+    }
+
+    /// Answers a request that makes a file and opens it.
+    fn created(&self, entry: NewEntry, ino: Ino, reply: Pending<ReplyCreate>) -> FsDone<Handle> {
+        let fs = Arc::clone(self.fs());
+        Box::new(move |created| match (created, reply.take()) {
+            (Ok(handle), Some(reply)) => match entry.attr() {
+                Ok(attr) => reply.created(
+                    &FOREVER,
+                    &file_attr(&attr),
+                    GENERATION,
+                    FileHandle(handle.0),
+                    OPEN_FLAGS,
+                ),
+                Err(e) => {
+                    fs.release(ino, handle);
+                    reply.error(errno(&e));
+                }
+            },
+            (Ok(handle), None) => fs.release(ino, handle),
+            (Err(e), Some(reply)) => reply.error(errno(&e)),
+            (Err(_), None) => {}
+        })
     }
 
     fn new_inode(
@@ -65,18 +105,19 @@ impl Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
+        umask: u32,
     ) -> Result<(NewInode, NewEntry), FsError> {
         let (parent, name, ino) = (Ino(parent.0), parse(name)?, self.fs().alloc_ino()?);
         let entry = NewEntry::expect(&self.kernel, ino, parent);
         self.kernel.note_name(ino, name.as_bytes());
-        Ok((NewInode { parent, name, ino, mode }, entry))
+        Ok((NewInode { parent, name, ino, mode, umask }, entry))
     }
 }
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         for flag in WANTED_FLAGS {
-            // Each is an optimisation that older kernels lack.
+            // A kernel without one of these does that part by itself, or not at all.
             let _ = config.add_capabilities(flag);
         }
         let _ = config.set_max_write(REQUEST_BYTES_MAX);
@@ -122,6 +163,21 @@ impl Filesystem for Adapter {
         self.kernel.forget(Ino(ino.0), nlookup);
     }
 
+    fn statx(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: Option<FileHandle>,
+        _flags: u32,
+        _mask: u32,
+        reply: ReplyStatx,
+    ) {
+        match self.fs().attr(Ino(ino.0)) {
+            Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         match self.fs().attr(Ino(ino.0)) {
             Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
@@ -145,18 +201,24 @@ impl Filesystem for Adapter {
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
         _flags: Option<BsdFileFlags>,
+        kill_suidgid: bool,
         reply: ReplyAttr,
     ) {
         let ino = Ino(ino.0);
         let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
-        let wanted = Wanted { mode, uid, gid, size, atime, mtime };
+        let kill_set_id = kill_suidgid;
+        let wanted = Wanted { mode, uid, gid, size, atime, mtime, kill_set_id };
         let fs = Arc::clone(self.fs());
-        let done: FsDone<()> = Box::new(move |set| match set.and_then(|()| fs.attr(ino)) {
-            // The kernel takes these over unchecked: see `invalidate`, the race.
-            Ok(attr) => reply.attr(&NO_TIME, &file_attr(&attr)),
-            Err(e) => reply.error(errno(&e)),
+        let (caller, reply) = self.kernel.calls.open(req, reply, ReplyAttr::error);
+        let done: FsDone<()> = Box::new(move |set| {
+            let Some(reply) = reply.take() else { return };
+            match set.and_then(|()| fs.attr(ino)) {
+                // The kernel takes these over unchecked: see `invalidate`, the race.
+                Ok(attr) => reply.attr(&NO_TIME, &file_attr(&attr)),
+                Err(e) => reply.error(errno(&e)),
+            }
         });
-        self.fs().set_attr(caller(req), ino, wanted, done);
+        self.fs().set_attr(caller, ino, wanted, done);
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
@@ -172,7 +234,7 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
@@ -184,7 +246,7 @@ impl Filesystem for Adapter {
             libc::S_IFBLK => Kind::BlockDevice(rdev),
             _ => return reply.error(Errno::EINVAL),
         };
-        self.make(req, (parent, name), kind, mode, reply);
+        self.make(req, (parent, name), kind, (mode, umask), reply);
     }
 
     fn mkdir(
@@ -193,10 +255,10 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
-        self.make(req, (parent, name), Kind::Directory, mode, reply);
+        self.make(req, (parent, name), Kind::Directory, (mode, umask), reply);
     }
 
     fn symlink(
@@ -208,12 +270,15 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let kind = Kind::Symlink(target.as_os_str().as_bytes().to_vec());
-        self.make(req, (parent, link_name), kind, 0o777, reply);
+        self.make(req, (parent, link_name), kind, (0o777, 0), reply);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         match parse(name) {
-            Ok(name) => self.fs().unlink(caller(req), Ino(parent.0), name, empty(reply)),
+            Ok(name) => {
+                let (caller, done) = self.waiting(req, reply);
+                self.fs().unlink(caller, Ino(parent.0), name, done);
+            }
             Err(e) => reply.error(errno(&e)),
         }
     }
@@ -227,7 +292,8 @@ impl Filesystem for Adapter {
         });
         match meant {
             Ok((name, victim)) => {
-                self.fs().rmdir(caller(req), (parent, name), Some(victim), empty(reply));
+                let (caller, done) = self.waiting(req, reply);
+                self.fs().rmdir(caller, (parent, name), Some(victim), done);
             }
             Err(e) => reply.error(errno(&e)),
         }
@@ -243,11 +309,11 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        // RENAME_WHITEOUT is for the layers of overlay filesystems: not kept here.
-        let how = match flags {
+        let whiteout = flags.contains(RenameFlags::RENAME_WHITEOUT);
+        let how = match flags - RenameFlags::RENAME_WHITEOUT {
             flags if flags.is_empty() => RenameHow::Replace,
             RenameFlags::RENAME_NOREPLACE => RenameHow::NoReplace,
-            RenameFlags::RENAME_EXCHANGE => RenameHow::Exchange,
+            RenameFlags::RENAME_EXCHANGE if !whiteout => RenameHow::Exchange,
             _ => return reply.error(Errno::EINVAL),
         };
         let newparent = Ino(newparent.0);
@@ -257,12 +323,21 @@ impl Filesystem for Adapter {
                 RenameHow::Replace => self.kernel.victim(newparent, &newname)?,
                 RenameHow::NoReplace | RenameHow::Exchange => None,
             };
-            Ok((name, newname, victim))
+            let left = if whiteout { Some(self.fs().alloc_ino()?) } else { None };
+            Ok((name, newname, victim, left))
         });
         match meant {
-            Ok((name, newname, victim)) => {
+            Ok((name, newname, victim, left)) => {
                 let (from, to) = ((Ino(parent.0), name), (newparent, newname));
-                self.fs().rename(caller(req), from, to, how, victim, empty(reply));
+                let (caller, done) = self.waiting(req, reply);
+                match left {
+                    None => self.fs().rename(caller, from, to, how, victim, done),
+                    // The kernel moves its entry, so it looks the old name up again.
+                    Some(left) => {
+                        let replace = how == RenameHow::Replace;
+                        self.fs().rename_with_whiteout(caller, from, to, replace, left, done);
+                    }
+                }
             }
             Err(e) => reply.error(errno(&e)),
         }
@@ -281,19 +356,37 @@ impl Filesystem for Adapter {
             Ok(name) => name,
             Err(e) => return reply.error(errno(&e)),
         };
-        let done = entry_done(NewEntry::expect(&self.kernel, ino, parent), reply);
-        self.fs().link(caller(req), ino, parent, name, done);
+        let entry = NewEntry::expect(&self.kernel, ino, parent);
+        let (caller, reply) = self.kernel.calls.open(req, reply, ReplyEntry::error);
+        self.fs().link(caller, ino, parent, name, entry_done(entry, reply));
     }
 
-    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        flags: OpenFlags,
+        _kill_suidgid: bool,
+        reply: ReplyOpen,
+    ) {
         let write = writes(flags.0);
-        let truncate = flags.0 & libc::O_TRUNC != 0;
-        let (fs, ino) = (Arc::clone(self.fs()), Ino(ino.0));
-        let done: FsDone<Handle> = Box::new(move |opened| match opened {
-            Ok(handle) => reply.opened(FileHandle(handle.0), OPEN_FLAGS),
-            Err(e) => reply.error(errno(&e)),
+        let (kernel, ino) = (Arc::clone(&self.kernel), Ino(ino.0));
+        let (caller, reply) = self.kernel.calls.open(req, reply, ReplyOpen::error);
+        let reads = flags.0 & libc::O_ACCMODE != libc::O_WRONLY && flags.0 & libc::O_NOATIME == 0;
+        let atime = if reads { self.atime } else { AtimeRule::Never };
+        let done: FsDone<Handle> = Box::new(move |opened| match (opened, reply.take()) {
+            (Ok(handle), Some(reply)) => {
+                let moved = kernel.fs.accessed(ino, atime);
+                reply.opened(FileHandle(handle.0), OPEN_FLAGS);
+                if moved {
+                    kernel.invalidator.attributes(ino);
+                }
+            }
+            (Ok(handle), None) => kernel.fs.release(ino, handle),
+            (Err(e), Some(reply)) => reply.error(errno(&e)),
+            (Err(_), None) => {}
         });
-        fs.open(caller(req), ino, write, truncate, done);
+        self.fs().open(caller, ino, write, done);
     }
 
     fn create(
@@ -302,38 +395,44 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
+        _kill_suidgid: bool,
         reply: ReplyCreate,
     ) {
-        let (new, entry) = match self.new_inode(parent, name, mode) {
+        let (new, entry) = match self.new_inode(parent, name, mode, umask) {
             Ok(both) => both,
             Err(e) => return reply.error(errno(&e)),
         };
         let exclusive = flags & libc::O_EXCL != 0;
-        let (fs, ino) = (Arc::clone(self.fs()), new.ino);
-        let done: FsDone<Handle> = Box::new(move |created| match created {
-            Ok(handle) => match entry.attr() {
-                Ok(attr) => reply.created(
-                    &FOREVER,
-                    &file_attr(&attr),
-                    GENERATION,
-                    FileHandle(handle.0),
-                    OPEN_FLAGS,
-                ),
-                Err(e) => {
-                    fs.release(ino, handle);
-                    reply.error(errno(&e));
-                }
-            },
-            Err(e) => reply.error(errno(&e)),
-        });
-        self.fs().create(caller(req), new, exclusive, done);
+        let (caller, reply) = self.kernel.calls.open(req, reply, ReplyCreate::error);
+        let done = self.created(entry, new.ino, reply);
+        self.fs().create(caller, new, exclusive, done);
+    }
+
+    fn tmpfile(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (parent, ino) = match self.fs().alloc_ino() {
+            Ok(ino) => (Ino(parent.0), ino),
+            Err(e) => return reply.error(errno(&e)),
+        };
+        let entry = NewEntry::expect(&self.kernel, ino, parent);
+        let (caller, reply) = self.kernel.calls.open(req, reply, ReplyCreate::error);
+        let done = self.created(entry, ino, reply);
+        let new = NewUnnamed { parent, ino, mode, umask };
+        self.fs().make_unnamed(caller, new, writes(flags), done);
     }
 
     fn read(
         &self,
-        _: &Request,
+        req: &Request,
         _: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -342,9 +441,13 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.fs().read(Handle(fh.0), offset, size, move |read| match read {
-            Ok(bytes) => reply.data(bytes),
-            Err(e) => reply.error(errno(&e)),
+        let (caller, reply) = self.kernel.calls.open(req, reply, ReplyData::error);
+        // All that a read waits for is bytes.
+        caller.begin_wait();
+        self.fs().read(Handle(fh.0), offset, size, move |read| match (read, reply.take()) {
+            (Ok(bytes), Some(reply)) => reply.data(bytes),
+            (Err(e), Some(reply)) => reply.error(errno(&e)),
+            (_, None) => {}
         });
     }
 
@@ -365,17 +468,20 @@ impl Filesystem for Adapter {
         let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let append = flags.0 & libc::O_APPEND != 0 && !mapped;
         let kernel = Arc::clone(&self.kernel);
-        let done: FsDone<Written> = Box::new(move |written| match written {
-            Ok(written) => {
+        let (caller, reply) = self.kernel.calls.open(req, reply, ReplyWrite::error);
+        let done: FsDone<Written> = Box::new(move |written| match (written, reply.take()) {
+            (Ok(written), Some(reply)) => {
                 reply.written(written.bytes);
                 // The kernel has put the bytes where it took the end of the file to be.
                 if append && written.token_moved {
                     kernel.invalidator.inode(ino);
                 }
             }
-            Err(e) => reply.error(errno(&e)),
+            (Err(e), Some(reply)) => reply.error(errno(&e)),
+            (_, None) => {}
         });
-        self.fs().write(caller(req), ino, Handle(fh.0), offset, data, append, done);
+        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        self.fs().write(caller, ino, Handle(fh.0), offset, data, append, kill, done);
     }
 
     fn flush(
@@ -386,7 +492,9 @@ impl Filesystem for Adapter {
         owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.fs().flush(caller(req), Ino(ino.0), Handle(fh.0), owner.0, empty(reply));
+        // A close is not interrupted: nobody could close again.
+        let caller = Caller { cred: cred(req), call: None };
+        self.fs().flush(caller, Ino(ino.0), Handle(fh.0), owner.0, empty(reply));
     }
 
     fn release(
@@ -419,11 +527,14 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EINVAL);
         };
         let me = self.fs().me();
-        let done: FsDone<Option<Lock>> = Box::new(move |found| match found {
-            Ok(found) => locks::reply(found, me, reply),
-            Err(e) => reply.error(errno(&e)),
+        let (caller, reply) = self.kernel.calls.open(req, reply, ReplyLock::error);
+        caller.begin_wait();
+        let done: FsDone<Option<Lock>> = Box::new(move |found| match (found, reply.take()) {
+            (Ok(found), Some(reply)) => locks::reply(found, me, reply),
+            (Err(e), Some(reply)) => reply.error(errno(&e)),
+            (_, None) => {}
         });
-        self.fs().lock(caller(req), Ino(ino.0), Handle(fh.0), request, done);
+        self.fs().lock(caller, Ino(ino.0), Handle(fh.0), request, done);
     }
 
     fn setlk(
@@ -452,16 +563,21 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EINVAL);
         };
         let kernel = Arc::clone(&self.kernel);
-        let done: FsDone<Option<Lock>> = Box::new(move |locked| match locked {
+        let (caller, reply) = self.kernel.calls.open(req, reply, ReplyEmpty::error);
+        caller.begin_wait();
+        let done: FsDone<Option<Lock>> = Box::new(move |locked| match (locked, reply.take()) {
             // What the owner before wrote, this one must see.
-            Ok(_) => kernel.invalidator.when_through(move || reply.ok()),
-            Err(e) => reply.error(errno(&e)),
+            (Ok(_), Some(reply)) => kernel.invalidator.when_through(move || reply.ok()),
+            (Err(e), Some(reply)) => reply.error(errno(&e)),
+            (_, None) => {}
         });
-        self.fs().lock(caller(req), Ino(ino.0), Handle(fh.0), request, done);
+        self.fs().lock(caller, Ino(ino.0), Handle(fh.0), request, done);
     }
 
     fn fsync(&self, req: &Request, ino: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.fs().fsync(caller(req), Ino(ino.0), datasync, empty(reply));
+        let (caller, done) = self.waiting(req, reply);
+        caller.begin_wait();
+        self.fs().fsync(caller, Ino(ino.0), datasync, done);
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -532,15 +648,21 @@ impl Filesystem for Adapter {
         value: &[u8],
         flags: i32,
         _position: u32,
+        acl_kill_sgid: bool,
         reply: ReplyEmpty,
     ) {
+        if let Some(kind) = AclKind::of_xattr(name.as_bytes()) {
+            let (caller, done) = self.waiting(req, reply);
+            return self.fs().set_acl(caller, Ino(ino.0), kind, value, acl_kill_sgid, done);
+        }
         let how = match flags {
             0 => XattrHow::Set,
             libc::XATTR_CREATE => XattrHow::Create,
             libc::XATTR_REPLACE => XattrHow::Replace,
             _ => return reply.error(Errno::EINVAL),
         };
-        self.fs().set_xattr(caller(req), Ino(ino.0), name.as_bytes(), value, how, empty(reply));
+        let (caller, done) = self.waiting(req, reply);
+        self.fs().set_xattr(caller, Ino(ino.0), name.as_bytes(), value, how, done);
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -552,7 +674,12 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.fs().remove_xattr(caller(req), Ino(ino.0), name.as_bytes(), empty(reply));
+        let (caller, done) = self.waiting(req, reply);
+        self.fs().remove_xattr(caller, Ino(ino.0), name.as_bytes(), done);
+    }
+
+    fn interrupt(&self, _: &Request, request: RequestId, _: ReplyInterrupt) {
+        self.kernel.calls.interrupt(request);
     }
 
     fn fallocate(
@@ -566,8 +693,8 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (ino, handle) = (Ino(ino.0), Handle(fh.0));
-        let mode = mode as u32;
-        self.fs().fallocate(caller(req), ino, handle, offset, length, mode, empty(reply));
+        let (caller, done) = self.waiting(req, reply);
+        self.fs().fallocate(caller, ino, handle, offset, length, mode as u32, done);
     }
 
     fn lseek(
@@ -607,16 +734,20 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let (from, to) = ((Handle(from.0), from_offset), (Handle(to.0), to_offset));
-        let done: FsDone<u64> = Box::new(move |copied| match copied {
-            Ok(copied) => reply.written(u32::try_from(copied).expect("a call copies less")),
-            Err(e) => reply.error(errno(&e)),
+        let (caller, reply) = self.kernel.calls.open(req, reply, ReplyWrite::error);
+        let done: FsDone<u64> = Box::new(move |copied| match (copied, reply.take()) {
+            (Ok(copied), Some(reply)) => {
+                reply.written(u32::try_from(copied).expect("a call copies less"));
+            }
+            (Err(e), Some(reply)) => reply.error(errno(&e)),
+            (_, None) => {}
         });
-        self.fs().copy(caller(req), from, Ino(to_ino.0), to, len, done);
+        self.fs().copy(caller, from, Ino(to_ino.0), to, len, done);
     }
 }
 
-fn caller(req: &Request) -> Caller {
-    Caller { cred: Cred { uid: req.uid(), gid: req.gid() }, task: Some(req.pid()) }
+fn cred(req: &Request) -> Cred {
+    Cred { uid: req.uid(), gid: req.gid() }
 }
 
 fn parse(name: &OsStr) -> Result<Name, FsError> {
@@ -638,10 +769,13 @@ fn writes(flags: i32) -> bool {
 /// a reader's: it gives up the POSIX locks of its process.
 const OPEN_FLAGS: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE;
 
-fn entry_done(entry: NewEntry, reply: ReplyEntry) -> FsDone<()> {
-    Box::new(move |result| match result.and_then(|()| entry.attr()) {
-        Ok(attr) => reply.entry(&FOREVER, &file_attr(&attr), GENERATION),
-        Err(e) => reply.error(errno(&e)),
+fn entry_done(entry: NewEntry, reply: Pending<ReplyEntry>) -> FsDone<()> {
+    Box::new(move |result| {
+        let Some(reply) = reply.take() else { return };
+        match result.and_then(|()| entry.attr()) {
+            Ok(attr) => reply.entry(&FOREVER, &file_attr(&attr), GENERATION),
+            Err(e) => reply.error(errno(&e)),
+        }
     })
 }
 
@@ -666,15 +800,23 @@ fn xattr_reply(value: Result<Vec<u8>, FsError>, size: u32, reply: ReplyXattr) {
 ///
 /// Absent on purpose: the writeback cache (the kernel would then ignore sizes from elsewhere),
 /// AUTO_INVAL_DATA (each local write would drop
-/// the pages of its file), EXPORT_SUPPORT (its lookups hold no directory's lock, which
+/// the pages of its file), ATOMIC_O_TRUNC (the kernel would have a program cut off under its
+/// processes before it answers ETXTBSY), EXPORT_SUPPORT (its lookups hold no directory's lock, which
 /// `invalidate` relies on).
-const WANTED_FLAGS: [InitFlags; 10] = [
+///
+/// With ACLs the kernel leaves the umask to the filesystem, which knows of default ACLs
+/// (DONT_MASK), and says whether the caller is in the file's group (SETXATTR_EXT). With
+/// HANDLE_KILLPRIV_V2 it does not ask for security.capability before each write.
+const WANTED_FLAGS: [InitFlags; 13] = [
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_DONT_MASK,
+    InitFlags::FUSE_SETXATTR_EXT,
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_POSIX_LOCKS,
     InitFlags::FUSE_FLOCK_LOCKS,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
-    InitFlags::FUSE_ATOMIC_O_TRUNC,
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_EXPLICIT_INVAL_DATA,

@@ -13,7 +13,10 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::mount::MountFlags;
+
 use super::options::MountOptions;
+use crate::ops::AtimeRule;
 
 /// Why the tree could not be mounted or unmounted; says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +46,8 @@ pub enum MountError {
     Mount { path: PathBuf, source: io::Error },
     #[error("{0} is in use; close what uses it (`fuser -vm`), or unmount it lazily")]
     Busy(PathBuf),
+    #[error("remount of {path} failed: {source}")]
+    Remount { path: PathBuf, source: io::Error },
     #[error("unmount of {path} failed")]
     Unmount { path: PathBuf, source: io::Error },
     #[error("the kernel did not start a FUSE session")]
@@ -108,6 +113,16 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), MountError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Err(MountError::NoHelper),
         Err(source) => Err(MountError::Unmount { path, source }),
     }
+}
+
+/// Gives the mount at `path` other flags (read-only, no set-id programs and so on).
+///
+/// # Errors
+/// [`MountError::Remount`]; for everybody but root.
+pub fn remount(path: &Path, options: &MountOptions) -> Result<(), MountError> {
+    let path = settle(path)?;
+    rustix::mount::mount_remount(&path, flags(options), "")
+        .map_err(|e| MountError::Remount { path, source: e.into() })
 }
 
 /// The type of the uppermost mount at `path`, from mountinfo.
@@ -200,17 +215,25 @@ fn mount_as_root(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountEr
         device.as_raw_fd(),
         if options.allow_other.unwrap_or(true) { ",allow_other" } else { "" },
     );
-    use rustix::mount::MountFlags;
-    // The kernel leaves access times to FUSE filesystems, and reads here don't move them.
-    let mut flags = MountFlags::NOATIME;
+    let data = std::ffi::CString::new(data).expect("the data holds no NUL");
+    let flags = flags(options);
+    rustix::mount::mount(options.source.as_str(), path, KIND, flags, Some(data.as_c_str()))
+        .map_err(|e| MountError::Mount { path: path.to_owned(), source: e.into() })?;
+    Ok(device.into())
+}
+
+fn flags(options: &MountOptions) -> MountFlags {
+    // For people to see: the kernel leaves access times to FUSE filesystems.
+    let mut flags = match options.atime {
+        AtimeRule::Relative => MountFlags::RELATIME,
+        AtimeRule::Strict => MountFlags::STRICTATIME,
+        AtimeRule::Never => MountFlags::NOATIME,
+    };
     flags.set(MountFlags::RDONLY, options.read_only);
     flags.set(MountFlags::NOEXEC, options.no_exec);
     flags.set(MountFlags::NOSUID, options.no_suid);
     flags.set(MountFlags::NODEV, options.no_dev);
-    let data = std::ffi::CString::new(data).expect("the data holds no NUL");
-    rustix::mount::mount(options.source.as_str(), path, KIND, flags, Some(data.as_c_str()))
-        .map_err(|e| MountError::Mount { path: path.to_owned(), source: e.into() })?;
-    Ok(device.into())
+    flags
 }
 
 fn unmount_as_root(path: &Path, lazy: bool) -> Result<(), MountError> {
@@ -236,12 +259,13 @@ fn mount_by_helper(path: &Path, options: &MountOptions) -> Result<OwnedFd, Mount
     // A comma would start another option.
     let source = options.source.replace(',', "_");
     let mut list = OsString::from(format!(
-        "default_permissions,fsname={source},subtype=fusion,max_read={REQUEST_BYTES_MAX},noatime"
+        "default_permissions,fsname={source},subtype=fusion,max_read={REQUEST_BYTES_MAX}"
     ));
     for (on, option) in [
         (options.allow_other.unwrap_or(false), ",allow_other"),
         (options.read_only, ",ro"),
         (options.no_exec, ",noexec"),
+        (options.atime == AtimeRule::Never, ",noatime"),
     ] {
         if on {
             list.push(option);

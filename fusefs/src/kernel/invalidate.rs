@@ -192,6 +192,13 @@ impl Invalidator {
         }
     }
 
+    /// Takes back the attributes of one inode.
+    pub fn attributes(self: &Arc<Self>, ino: Ino) {
+        let mut job = Job::default();
+        job.add(ino, Depth::Attributes);
+        self.push(job, false);
+    }
+
     /// Runs `then` when everything that was queued before has been taken back.
     pub fn when_through(&self, then: impl FnOnce() + Send + 'static) {
         let mut queue = self.queue.lock();

@@ -5,11 +5,13 @@
 //! attributes, directory listings and pages without time limit; [`Kernel`] hears of every
 //! applied command and takes back exactly what it changed.
 //!
-//! Reading order: `device` (mount and unmount), `adapter` (requests), `entry` and `known` (what
+//! Reading order: `device` (mount and unmount), `adapter` (requests), `calls` and
+//! `signals` (ending those that wait), `entry` and `known` (what
 //! the kernel has in its caches), `invalidate` (taking it back, and the races of that),
 //! `watchdog` (mounts of killed daemons), `errno`.
 
 mod adapter;
+mod calls;
 mod device;
 mod entry;
 mod errno;
@@ -19,6 +21,7 @@ mod listing;
 mod locks;
 mod options;
 mod reply;
+mod signals;
 pub mod watchdog;
 
 use std::io;
@@ -33,11 +36,12 @@ use engine::namespace::Touched;
 use crate::ops::ports::{OnApplied, Origin};
 use crate::ops::{Fs, FsError};
 use adapter::Adapter;
+use calls::Calls;
 use invalidate::Invalidator;
 use known::Known;
 use watchdog::Watchdog;
 
-pub use device::{KIND, MountError, kind_at, unescape, unmount};
+pub use device::{KIND, MountError, kind_at, remount, unescape, unmount};
 pub use options::{MountOptions, OptionsError};
 
 /// What one mount shares between requests and applied commands.
@@ -49,6 +53,7 @@ pub use options::{MountOptions, OptionsError};
 /// Made and told to the applier before it is mounted, so that no applied command is missed.
 pub struct Kernel {
     fs: Arc<Fs>,
+    calls: Arc<Calls>,
     known: Arc<Known>,
     invalidator: Arc<Invalidator>,
 }
@@ -63,7 +68,7 @@ impl Kernel {
     pub fn new(fs: Arc<Fs>) -> Arc<Kernel> {
         let known = Arc::new(Known::default());
         let invalidator = Invalidator::new(Arc::clone(&known));
-        Arc::new(Kernel { fs, known, invalidator })
+        Arc::new(Kernel { fs, calls: Arc::default(), known, invalidator })
     }
 
     /// Mounts the tree at `path` and serves it on threads of its own. A `Kernel` is mounted
@@ -89,7 +94,7 @@ impl Kernel {
         config.n_threads = Some(options.threads);
         // One descriptor for each thread, where this user may open the device.
         config.clone_fd = std::fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();
-        let adapter = Adapter::new(Arc::clone(self));
+        let adapter = Adapter::new(Arc::clone(self), options.atime);
         let session = fuser::Session::from_fd(adapter, device, fuser::SessionACL::All, config)
             .map_err(undo)?;
         self.invalidator.start(Box::new(session.notifier()));
@@ -123,6 +128,7 @@ impl Kernel {
     }
 
     fn ended(&self, path: &Path, ended: &io::Result<()>) {
+        self.fs.drop_all_unnamed();
         let Err(e) = ended else {
             self.fs.drop_locks();
             return self.invalidator.stop();

@@ -1,5 +1,7 @@
 //! Mount options, as mount(8) and /etc/fstab hand them over with `-o`.
 
+use crate::ops::AtimeRule;
+
 /// How the tree is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountOptions {
@@ -11,6 +13,8 @@ pub struct MountOptions {
     pub no_exec: bool,
     pub no_suid: bool,
     pub no_dev: bool,
+    /// When reading moves access times.
+    pub atime: AtimeRule,
     /// Whether users other than the one who mounted may enter. `None`: yes when root mounts,
     /// no otherwise, because /etc/fuse.conf forbids it to others by default.
     pub allow_other: Option<bool>,
@@ -28,6 +32,7 @@ impl Default for MountOptions {
             no_exec: false,
             no_suid: false,
             no_dev: false,
+            atime: AtimeRule::Relative,
             allow_other: None,
             threads: THREADS,
         }
@@ -70,6 +75,9 @@ impl MountOptions {
                 ("nosuid", None) => self.no_suid = true,
                 ("dev", None) => self.no_dev = false,
                 ("nodev", None) => self.no_dev = true,
+                ("relatime" | "atime" | "nostrictatime", None) => self.atime = AtimeRule::Relative,
+                ("strictatime" | "norelatime", None) => self.atime = AtimeRule::Strict,
+                ("noatime", None) => self.atime = AtimeRule::Never,
                 // As mount(8): what any user may mount brings no privileges and no devices.
                 ("user" | "users" | "owner" | "group", _) => {
                     self.no_exec = true;
@@ -107,8 +115,8 @@ impl MountOptions {
     }
 }
 
-/// Options that fstab lines carry for mount(8) and systemd, or that ask for what a tree with
-/// local relatime-like access times does anyway.
+/// Options that fstab lines carry for mount(8) and systemd, or that ask for what this tree does
+/// anyway: directories have no access times of their own.
 fn is_for_others(key: &str) -> bool {
     let known = [
         "_netdev",
@@ -118,12 +126,6 @@ fn is_for_others(key: &str) -> bool {
         "nouser",
         "noowner",
         "nogroup",
-        "atime",
-        "noatime",
-        "relatime",
-        "norelatime",
-        "strictatime",
-        "nostrictatime",
         "diratime",
         "nodiratime",
         "lazytime",
@@ -137,7 +139,12 @@ fn is_for_others(key: &str) -> bool {
         "nomand",
         "silent",
         "loud",
+        // What the kernel shows of a FUSE mount, and so mount(8) hands back at a remount.
         "default_permissions",
+        "user_id",
+        "group_id",
+        "max_read",
+        "blksize",
         "subtype",
         "comment",
     ];
@@ -153,7 +160,8 @@ mod tests {
         let options =
             MountOptions::parse("defaults,ro,_netdev,nofail,x-systemd.requires=a.service,noatime")
                 .unwrap();
-        assert_eq!(options, MountOptions { read_only: true, ..MountOptions::default() });
+        let atime = AtimeRule::Never;
+        assert_eq!(options, MountOptions { read_only: true, atime, ..MountOptions::default() });
     }
 
     #[test]

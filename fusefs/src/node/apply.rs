@@ -14,7 +14,7 @@ use engine::outcome::Outcome;
 use store::Store;
 
 use super::driver::Event;
-use super::proposals::{Proposals, Waiter};
+use super::proposals::Proposals;
 use super::pulse::Pulse;
 use crate::ops::ports::{Done, OnApplied, Origin, ProposeError};
 
@@ -27,7 +27,7 @@ pub struct Agreed {
 /// A caller's reply, to be run on the reply thread.
 pub struct Finished {
     pub done: Done<Outcome, ProposeError>,
-    pub outcome: Outcome,
+    pub result: Result<Outcome, ProposeError>,
 }
 
 pub struct ApplyThread {
@@ -119,10 +119,11 @@ impl ApplyThread {
                     let applied = apply(overlay, record.gsn, command)?;
                     let mut origin = Origin::Elsewhere;
                     if let Some(outcome) = applied.outcome
-                        && let Waiter::Here { done, task } = self.proposals.finish(command.id)
+                        && let Some(waiter) = self.proposals.finish(command.id)
                     {
-                        origin = if task.is_some() { Origin::Caller } else { Origin::Daemon };
-                        finished.push(Finished { done, outcome });
+                        origin = waiter.origin;
+                        let result = waiter.waited.map(|()| outcome);
+                        finished.push(Finished { done: waiter.done, result });
                     }
                     if !applied.touched.is_empty() {
                         changes.push(Change { gsn: record.gsn, touched: applied.touched, origin });

@@ -1,6 +1,7 @@
 //! Agreements as people read them.
 
-use engine::command::{Command, Kind, Member, Op, RenameHow};
+use engine::acl::AclKind;
+use engine::command::{Command, Kill, Kind, Member, Op, RenameHow};
 use engine::consensus::entry::EntryKind;
 use engine::consensus::record::OrderRecord;
 use engine::locks::{ByteRange, LockKind, LockMode};
@@ -85,6 +86,10 @@ fn operation(op: &Op, members: &[Member]) -> (&'static str, String) {
             parts.extend(set.size.map(|size| format!("size {size}")));
             parts.extend(set.atime.map(|_| "atime".to_owned()));
             parts.extend(set.mtime.map(|_| "mtime".to_owned()));
+            parts.extend(set.kill.map(|kill| match kill {
+                Kill::Capability => "less capability".to_owned(),
+                Kill::SetId => "less set-id".to_owned(),
+            }));
             ("setattr", parts.join(" "))
         }
         Op::SetXattr { ino, name, value, .. } => (
@@ -118,6 +123,23 @@ fn operation(op: &Op, members: &[Member]) -> (&'static str, String) {
             let names: Vec<String> = nodes.iter().map(|node| node_name(members, *node)).collect();
             ("create-volume", format!("{name} on {}", names.join(" ")))
         }
+        Op::SetAcl { ino, kind, acl, .. } => {
+            let kind = match kind {
+                AclKind::Access => "access",
+                AclKind::Default => "default",
+            };
+            let what = if acl.is_some() { "" } else { " taken away" };
+            ("setacl", format!("i{ino} {kind}{what}"))
+        }
+        Op::Whiteout { from_parent, from_name, to_parent, to_name, ino, .. } => (
+            "rename",
+            format!("i{from_parent}/{from_name} -> i{to_parent}/{to_name} (whiteout i{ino})"),
+        ),
+        Op::MakeUnnamed { parent, ino, mode, .. } => {
+            ("tmpfile", format!("i{ino} by i{parent} mode {mode:04o}"))
+        }
+        Op::DropUnnamed { ino } => ("drop-tmpfile", format!("i{ino}")),
+        Op::ReapUnnamed { .. } => ("reap-tmpfiles", String::new()),
         Op::MoveNode { node, address } => {
             ("move-node", format!("{} to {address}", node_name(members, *node)))
         }

@@ -16,7 +16,6 @@ use super::clock;
 use super::inodes::InodeNumbers;
 use super::proposals::{Limits, Proposals, subject};
 use super::pulse::Pulse;
-use super::signals;
 use crate::ops::ports::{Caller, Done, ProposeError, Ring, SharedTables, View};
 use crate::ops::rules::{Partition, Rule};
 
@@ -87,7 +86,7 @@ impl Ring for LocalRing {
     }
 
     fn propose(&self, caller: Caller, op: Op, done: Done<Outcome, ProposeError>) {
-        if caller.task.is_some()
+        if caller.call.is_some()
             && Ring::is_cut_off(self)
             && let Some(ino) = subject(&op)
             && self.partition(ino) == Partition::ReadOnly
@@ -95,10 +94,6 @@ impl Ring for LocalRing {
             return done(Err(ProposeError::ReadOnly));
         }
         self.proposals.propose(caller, op, done);
-    }
-
-    fn is_interrupted(&self, caller: Caller) -> bool {
-        caller.task.is_some_and(signals::is_pending)
     }
 
     fn is_cut_off(&self) -> bool {

@@ -35,7 +35,6 @@ mod pulse;
 mod quotas;
 mod report;
 mod setup;
-pub mod signals;
 mod start;
 mod volume;
 mod volume_report;

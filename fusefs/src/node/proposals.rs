@@ -12,8 +12,7 @@ use tokio::sync::oneshot;
 
 use super::clock;
 use super::driver::Event;
-use super::signals;
-use crate::ops::ports::{Caller, Done, ProposeError};
+use crate::ops::ports::{Caller, Done, Origin, ProposeError};
 use crate::ops::rules::Partition;
 
 /// Gives commands their ids and remembers who waits for them. The ring proposes a command
@@ -35,18 +34,19 @@ struct State {
 
 struct Waiting {
     done: Done<Outcome, ProposeError>,
+    caller: Caller,
     since: Instant,
-    task: Option<u32>,
     /// Whose directory's rule says how long to wait.
     subject: Option<Ino>,
 }
 
-/// What became of an own command's caller.
-pub enum Waiter {
-    /// Waits; also the daemon itself, for its own commands (`task` is `None`).
-    Here { done: Done<Outcome, ProposeError>, task: Option<u32> },
-    /// There is none: of another node or start, or already answered with an error.
-    Gone,
+/// Who is to be told the outcome of an applied command.
+pub struct Waiter {
+    pub done: Done<Outcome, ProposeError>,
+    /// What the followers are told; [`Origin::Elsewhere`] if a signal ended the caller's wait.
+    pub origin: Origin,
+    /// Whether the caller is still there.
+    pub waited: Result<(), ProposeError>,
 }
 
 impl Proposals {
@@ -64,12 +64,10 @@ impl Proposals {
         }
         state.last_seq += 1;
         let id = OpId { origin: self.me, boot: self.boot, seq: state.last_seq };
-        let (since, task, subject) = (Instant::now(), caller.task, subject(&op));
-        let waiting = Waiting { done, since, task, subject };
-        state.waiting.insert(id.seq, waiting);
+        let (cred, since, subject) = (caller.cred, Instant::now(), subject(&op));
+        state.waiting.insert(id.seq, Waiting { done, caller, since, subject });
         // Under the lock: the sequence in the channel is the sequence of the ids.
-        let _ =
-            self.events.send(Event::Commands(vec![Command { id, time, cred: caller.cred, op }]));
+        let _ = self.events.send(Event::Commands(vec![Command { id, time, cred, op }]));
     }
 
     /// A command of the daemon itself, for async callers.
@@ -85,24 +83,28 @@ impl Proposals {
         receiver
     }
 
-    /// Takes out who waits for `id`.
-    pub fn finish(&self, id: OpId) -> Waiter {
+    /// Takes out who waits for `id`, whose wait ends here. `None`: it is of another node or
+    /// start, or was answered with an error.
+    pub fn finish(&self, id: OpId) -> Option<Waiter> {
         if (id.origin, id.boot) != (self.me, self.boot) {
-            return Waiter::Gone;
+            return None;
         }
-        match self.state.lock().waiting.remove(&id.seq) {
-            Some(Waiting { done, task, .. }) => Waiter::Here { done, task },
-            None => Waiter::Gone,
-        }
+        let Waiting { done, caller, .. } = self.state.lock().waiting.remove(&id.seq)?;
+        let waited = caller.end_wait();
+        let origin = match (&waited, caller.call) {
+            (Ok(()), Some(_)) => Origin::Caller,
+            (Ok(()), None) => Origin::Daemon,
+            (Err(_), _) => Origin::Elsewhere,
+        };
+        Some(Waiter { done, origin, waited })
     }
 
-    /// Answers the callers that have waited for a while and for which a signal has come, or
-    /// whose directory's rule says that they wait no longer. Their commands stay proposed: they
-    /// may happen later, as if somebody else had wanted them.
-    pub fn interrupt(&self, limits: &dyn Limits) {
+    /// Answers the callers whose directory's rule says that they wait no longer. Their commands
+    /// stay proposed: they may happen later, as if somebody else had wanted them.
+    pub fn limit(&self, limits: &dyn Limits) {
         let mut state = self.state.lock();
         let slow = state.waiting.iter().filter(|(_, waiting)| {
-            waiting.task.is_some() && waiting.since.elapsed() >= INTERRUPT_AFTER
+            waiting.caller.call.is_some() && waiting.since.elapsed() >= LIMIT_AFTER
         });
         let ended: Vec<(u64, ProposeError)> =
             slow.filter_map(|(seq, waiting)| Some((*seq, waiting.end(limits)?))).collect();
@@ -131,9 +133,6 @@ impl Proposals {
 impl Waiting {
     /// Why it does not wait any longer, if it doesn't.
     fn end(&self, limits: &dyn Limits) -> Option<ProposeError> {
-        if self.task.is_some_and(signals::is_pending) {
-            return Some(ProposeError::Interrupted);
-        }
         let waited = self.since.elapsed();
         let is_late = waited >= limits.op_timeout();
         if !is_late && !limits.is_cut_off() {
@@ -166,8 +165,11 @@ pub fn subject(op: &Op) -> Option<Ino> {
         | Op::Link { parent, .. }
         | Op::Unlink { parent, .. }
         | Op::Rmdir { parent, .. }
-        | Op::Rename { to_parent: parent, .. } => Some(*parent),
+        | Op::Rename { to_parent: parent, .. }
+        | Op::Whiteout { to_parent: parent, .. }
+        | Op::MakeUnnamed { parent, .. } => Some(*parent),
         Op::SetAttr { ino, .. }
+        | Op::SetAcl { ino, .. }
         | Op::SetXattr { ino, .. }
         | Op::RemoveXattr { ino, .. }
         | Op::Publish { ino, .. }
@@ -177,8 +179,7 @@ pub fn subject(op: &Op) -> Option<Ino> {
     }
 }
 
-/// An operation that takes less is over before anybody could wish to interrupt it; looking at
-/// signals costs a file of /proc for each that takes more.
-const INTERRUPT_AFTER: Duration = Duration::from_millis(300);
+/// No rule ends a wait that is this short.
+const LIMIT_AFTER: Duration = Duration::from_millis(300);
 /// How often to look: what a person at a terminal does not notice.
-pub const INTERRUPT_EVERY: Duration = Duration::from_millis(100);
+pub const LIMIT_EVERY: Duration = Duration::from_millis(100);

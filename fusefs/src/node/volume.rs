@@ -29,7 +29,7 @@ use super::log::LogThread;
 use super::members::{Members, Promoter};
 use super::mounts::Mounts;
 use super::order::{OrderService, OrderThread};
-use super::proposals::{INTERRUPT_EVERY, Proposals};
+use super::proposals::{LIMIT_EVERY, Proposals};
 use super::pulse::Pulse;
 use super::quotas::Quotas;
 use super::setup::failed;
@@ -184,8 +184,9 @@ impl Volume {
             Promoter { ring: ring.clone(), pulse: pulse.clone(), events: events.clone() };
         let tasks = vec![
             tokio::spawn(promoter.run()),
-            tokio::spawn(interrupt(proposals.clone(), local)),
             tokio::spawn(Quotas::new(name, &ring, &proposals).resume()),
+            tokio::spawn(limit(proposals.clone(), local)),
+            tokio::spawn(reap_unnamed(ring.clone(), proposals.clone(), boot)),
             tokio::spawn(fall_silent(pulse.clone(), proposals.clone(), events.clone())),
         ];
         Ok(Arc::new(Volume {
@@ -323,13 +324,13 @@ async fn fall_silent(pulse: Arc<Pulse>, proposals: Arc<Proposals>, events: Sende
     }
 }
 
-/// The kernel does not tell of signals (fuser refuses FUSE_INTERRUPT), so look for them.
-async fn interrupt(proposals: Arc<Proposals>, limits: Arc<LocalRing>) {
-    let mut ticks = tokio::time::interval(INTERRUPT_EVERY);
+/// Ends waits by the rules of their directories.
+async fn limit(proposals: Arc<Proposals>, limits: Arc<LocalRing>) {
+    let mut ticks = tokio::time::interval(LIMIT_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        proposals.interrupt(&*limits);
+        proposals.limit(&*limits);
     }
 }
 
@@ -355,10 +356,29 @@ fn drop_old_locks(ring: &Arc<dyn Ring>, bodies: &Arc<BodyService>) -> Result<(),
     Ok(())
 }
 
+/// Removes files that earlier starts of this node left without a name. At least once, because
+/// some may have been on their way into the order when this start began.
+async fn reap_unnamed(ring: Arc<dyn Ring>, proposals: Arc<Proposals>, boot: u64) {
+    loop {
+        let op = Op::ReapUnnamed { limit: REAPED_AT_ONCE };
+        if proposals.propose_and_wait(op).await.is_err() {
+            // The node stops; its next start goes on.
+            return;
+        }
+        match ring.view().unnamed(ring.me()) {
+            Ok(left) if left.iter().any(|(_, made)| *made < boot) => {}
+            _ => return,
+        }
+    }
+}
+
+/// So many that one command holds up no others for long.
+const REAPED_AT_ONCE: u32 = 1000;
+
 /// The reply thread: callers are answered in the order of their agreements.
 fn answer(replies: &Receiver<Finished>) {
-    while let Ok(Finished { done, outcome }) = replies.recv() {
-        done(Ok(outcome));
+    while let Ok(Finished { done, result }) = replies.recv() {
+        done(result);
     }
 }
 

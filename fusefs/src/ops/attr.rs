@@ -40,7 +40,9 @@ impl Fs {
         // The stage first: it ends after the tables show what it published, so that the size
         // is never an older one than before.
         let local = self.bodies.local_attr(ino);
-        Ok(Attr::of(ino, &self.record(ino)?, local))
+        let mut attr = Attr::of(ino, &self.record(ino)?, local);
+        attr.atime = self.accesses.newest(ino, attr.atime);
+        Ok(attr)
     }
 }
 

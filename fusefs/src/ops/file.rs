@@ -23,25 +23,18 @@ pub struct Written {
 
 impl Fs {
     /// Opens a regular file.
-    pub fn open(
-        self: &Arc<Self>,
-        caller: Caller,
-        ino: Ino,
-        write: bool,
-        truncate: bool,
-        done: FsDone<Handle>,
-    ) {
-        match self.try_open(ino, write, truncate) {
+    pub fn open(self: &Arc<Self>, caller: Caller, ino: Ino, write: bool, done: FsDone<Handle>) {
+        match self.try_open(ino, write) {
             Err(FsError::Body(BodyError::NeedsToken(_))) => {
                 let attempt: Attempt<Handle> =
-                    Arc::new(move |fs, done| done(fs.try_open(ino, write, truncate)));
+                    Arc::new(move |fs, done| done(fs.try_open(ino, write)));
                 self.token_then(ino, Patience::new(caller), attempt, done);
             }
             result => done(result),
         }
     }
 
-    fn try_open(&self, ino: Ino, write: bool, truncate: bool) -> Result<Handle, FsError> {
+    fn try_open(&self, ino: Ino, write: bool) -> Result<Handle, FsError> {
         let inode = self.record(ino)?;
         if write && self.ring.is_cut_off() && inode.nlink > 0 {
             let partition = Partition::of(&self.ring.view(), ino)?;
@@ -50,7 +43,7 @@ impl Fs {
             }
         }
         match inode.kind {
-            Kind::File => Ok(self.bodies.open(ino, &inode, write, truncate)?),
+            Kind::File => Ok(self.bodies.open(ino, &inode, write, false)?),
             Kind::Directory => Err(FsError::IsDirectory(ino)),
             _ => Err(FsError::NotFile(ino)),
         }
@@ -70,8 +63,35 @@ impl Fs {
     }
 
     /// Writes `data` at `offset`, or at the end with `append`; less of it where a quota has not
-    /// room for all.
+    /// room for all. With `kill_set_id` the file loses its set-id bits.
+    #[expect(clippy::too_many_arguments, reason = "as many as a write has")]
     pub fn write(
+        self: &Arc<Self>,
+        caller: Caller,
+        ino: Ino,
+        handle: Handle,
+        offset: u64,
+        data: &[u8],
+        append: bool,
+        kill_set_id: bool,
+        done: FsDone<Written>,
+    ) {
+        match self.privileges_of(ino, kill_set_id) {
+            Ok(None) => self.write_plainly(caller, ino, handle, offset, data, append, done),
+            Ok(Some(kill)) => {
+                let (fs, data) = (Arc::clone(self), data.to_vec());
+                let stripped: FsDone<()> = Box::new(move |result| match result {
+                    Ok(()) => fs.write_plainly(caller, ino, handle, offset, &data, append, done),
+                    Err(e) => done(Err(e)),
+                });
+                self.strip(ino, kill, stripped);
+            }
+            Err(e) => done(Err(e)),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "as many as a write has")]
+    fn write_plainly(
         self: &Arc<Self>,
         caller: Caller,
         ino: Ino,
@@ -112,10 +132,11 @@ impl Fs {
         let whole = attempt(len);
         let fs = Arc::clone(self);
         // As a full disk does: what fits is written, and the next write is refused.
+        let again = caller.clone();
         let done: FsDone<Written> = Box::new(move |result| match result {
             Err(FsError::Body(BodyError::QuotaExceeded { short })) if short < len as u64 => {
                 let fitting = attempt(len - short as usize);
-                fs.with_token(ino, Patience::new(caller), fitting, done);
+                fs.with_token(ino, Patience::new(again), fitting, done);
             }
             result => done(result),
         });
@@ -128,6 +149,7 @@ impl Fs {
     }
 
     /// fallocate(2); `mode` holds its flags.
+    #[expect(clippy::too_many_arguments, reason = "as many as the call has")]
     pub fn fallocate(
         self: &Arc<Self>,
         caller: Caller,
@@ -141,7 +163,7 @@ impl Fs {
         let attempt: Attempt<()> = Arc::new(move |fs, done| {
             fs.bodies.fallocate(handle, offset, len, mode, body_done(done));
         });
-        self.with_token(ino, Patience::new(caller), attempt, done);
+        self.change_with_token(caller, ino, attempt, done);
     }
 
     /// lseek(2) with SEEK_DATA, or SEEK_HOLE with `hole`. Fails with [`BodyError::NoData`]
@@ -163,7 +185,7 @@ impl Fs {
         let attempt: Attempt<u64> = Arc::new(move |fs, done| {
             fs.bodies.copy(from, to, len, body_done(done));
         });
-        self.with_token(ino, Patience::new(caller), attempt, done);
+        self.change_with_token(caller, ino, attempt, done);
     }
 
     /// fsync(2), as durable as the file's directory says.

@@ -7,10 +7,12 @@ use engine::ids::{Ino, NodeId};
 use engine::namespace::Inode;
 use engine::outcome::Outcome;
 
+use super::atime::Accesses;
 use super::error::FsError;
 use super::locks::Locks;
 use super::orphans::Orphans;
 use super::ports::{Bodies, Caller, Ring, View};
+use super::unnamed::Unnamed;
 
 /// One volume, as the processes of this node see it.
 pub struct Fs {
@@ -18,6 +20,8 @@ pub struct Fs {
     pub(super) bodies: Arc<dyn Bodies>,
     pub(super) orphans: Orphans,
     pub(super) locks: Locks,
+    pub(super) unnamed: Unnamed,
+    pub(super) accesses: Accesses,
 }
 
 /// Called once with an operation's result, on the thread that brought it.
@@ -36,7 +40,14 @@ pub struct Stats {
 
 impl Fs {
     pub fn new(ring: Arc<dyn Ring>, bodies: Arc<dyn Bodies>) -> Arc<Fs> {
-        Arc::new(Fs { ring, bodies, orphans: Orphans::default(), locks: Locks::default() })
+        Arc::new(Fs {
+            ring,
+            bodies,
+            orphans: Orphans::default(),
+            locks: Locks::default(),
+            unnamed: Unnamed::default(),
+            accesses: Accesses::default(),
+        })
     }
 
     /// Who this node is.
@@ -107,6 +118,7 @@ impl Fs {
 
     /// Proposes `op`; a refusal is an error.
     pub(super) fn agree(&self, caller: Caller, op: Op, done: FsDone<Outcome>) {
+        caller.begin_wait();
         self.ring.propose(
             caller,
             op,

@@ -17,26 +17,19 @@ pub struct NewInode {
     pub name: Name,
     /// From [`Fs::alloc_ino`].
     pub ino: Ino,
-    /// Permission bits, with the umask's taken off already.
+    /// Permission bits, as the program gave them.
     pub mode: u32,
+    /// What is taken off them, unless the directory has a default ACL.
+    pub umask: u32,
 }
 
 impl Fs {
     /// Makes an inode of any kind.
     pub fn make(&self, caller: Caller, new: NewInode, kind: Kind, done: FsDone<()>) {
-        let NewInode { parent, name, ino, mode } = new;
-        let op = Op::Make { parent, name, ino, kind, mode: mode & 0o7777, exclusive: true };
-        self.agree(
-            caller,
-            op,
-            Box::new(move |result| {
-                done(match result {
-                    Ok(Outcome::Made { .. }) => Ok(()),
-                    Ok(other) => Err(FsError::Unexpected(other)),
-                    Err(e) => Err(e),
-                });
-            }),
-        );
+        let NewInode { parent, name, ino, mode, umask } = new;
+        let mode = mode & 0o7777;
+        let op = Op::Make { parent, name, ino, kind, mode, exclusive: true, umask };
+        self.agree(caller, op, expect_made(done));
     }
 
     /// open(2) with `O_CREAT` of a name that the kernel takes for absent: makes the file and
@@ -52,12 +45,23 @@ impl Fs {
         exclusive: bool,
         done: FsDone<Handle>,
     ) {
-        let (fs, ino) = (Arc::clone(self), new.ino);
+        let (fs, ino, opener) = (Arc::clone(self), new.ino, caller.clone());
         let made: FsDone<()> = Box::new(move |result| match result {
-            Ok(()) => fs.open(caller, ino, true, false, done),
+            Ok(()) => fs.open(opener, ino, true, done),
             Err(FsError::Refused(Refusal::Exists)) if !exclusive => done(Err(FsError::Overtaken)),
             Err(e) => done(Err(e)),
         });
         self.make(caller, new, Kind::File, made);
     }
+}
+
+/// Takes [`Outcome::Made`] only.
+pub(super) fn expect_made(done: FsDone<()>) -> FsDone<Outcome> {
+    Box::new(move |result| {
+        done(match result {
+            Ok(Outcome::Made { .. }) => Ok(()),
+            Ok(other) => Err(FsError::Unexpected(other)),
+            Err(e) => Err(e),
+        });
+    })
 }

@@ -4,11 +4,14 @@
 //! this node (stages, pinned orphans) above the agreed tables; changes become proposals and
 //! answer through a callback, never by waiting.
 //!
-//! Reading order: [`ports`] (what this needs from the rest), [`Fs`], `attr`, `lookup`, `make`,
-//! `names`, `setattr`, `file`, `token`, `locks`, `xattr`,
-//! `rules`, `orphans`.
+//! Reading order: [`ports`] (what this needs from the rest), [`Fs`], `call`, `attr`, `atime`,
+//! `lookup`, `make`, `names`, `setattr`, `file`, `privileges`, `token`, `locks`, `xattr`, `rules`,
+//! `orphans`,
+//! `unnamed`.
 
+mod atime;
 mod attr;
+mod call;
 mod error;
 mod file;
 mod fs;
@@ -18,12 +21,16 @@ mod make;
 mod names;
 mod orphans;
 pub mod ports;
+mod privileges;
 pub mod rules;
 mod setattr;
 mod token;
+mod unnamed;
 mod xattr;
 
+pub use atime::AtimeRule;
 pub use attr::Attr;
+pub use call::Call;
 pub use error::FsError;
 pub use file::Written;
 pub use fs::{Fs, FsDone, Stats};
@@ -31,3 +38,4 @@ pub use locks::{LockRequest, LockWish, Wait};
 pub use lookup::{Entry, Listing};
 pub use make::NewInode;
 pub use setattr::{SetTime, Wanted};
+pub use unnamed::NewUnnamed;

@@ -21,6 +21,9 @@ impl Fs {
         done: FsDone<()>,
     ) {
         let op = Op::Link { ino, parent, name };
+        if self.unnamed.contains(ino) {
+            return self.link_unnamed(caller, ino, op, done);
+        }
         self.agree_after(vec![Offer::File(ino)], caller, op, done);
     }
 
@@ -94,5 +97,19 @@ impl Fs {
         let Some(offer) = offers.pop() else { return self.agree_done(caller, op, done) };
         let fs = Arc::clone(self);
         self.bodies.offer(offer, Box::new(move || fs.agree_after(offers, caller, op, done)));
+    }
+
+    /// A rename that leaves a whiteout behind, as `ino` from [`Fs::alloc_ino`].
+    pub fn rename_with_whiteout(
+        &self,
+        caller: Caller,
+        (from_parent, from_name): (Ino, Name),
+        (to_parent, to_name): (Ino, Name),
+        replace: bool,
+        ino: Ino,
+        done: FsDone<()>,
+    ) {
+        let op = Op::Whiteout { from_parent, from_name, to_parent, to_name, replace, ino };
+        self.agree_done(caller, op, done);
     }
 }

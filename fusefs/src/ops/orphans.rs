@@ -39,6 +39,7 @@ impl Fs {
     pub fn unpin(&self, ino: Ino) {
         self.unmark_solo(ino);
         self.orphans.pinned.lock().remove(&ino);
+        self.drop_unnamed(ino);
     }
 
     /// How many inodes without a name are kept.

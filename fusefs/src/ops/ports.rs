@@ -15,6 +15,7 @@ use engine::namespace::{Inode, Touched};
 use engine::outcome::Outcome;
 use engine::time::Timestamp;
 
+use super::call::Call;
 use super::rules::{Durability, Partition};
 
 /// Tables behind one pointer, so that a view is one type over RocksDB and over memory.
@@ -71,17 +72,14 @@ pub trait Ring: Send + Sync {
     /// Proposes `op`, with the time of now. `done` runs when it was applied here, after
     /// every [`OnApplied`] was told; with an error, the operation may still happen later, and
     /// is then applied with [`Origin::Elsewhere`]. The commands of one thread keep their order.
+    /// The caller's wait ends ([`Call::end_wait`]) before anybody is told that it was applied:
+    /// if a signal was first, it comes from elsewhere.
     fn propose(&self, caller: Caller, op: Op, done: Done<Outcome, ProposeError>);
 
     /// Asks `holder` to seal what it wrote to `ino` and to release the write token. `done`
     /// runs when the holder says so, or with an error when it could not be asked or did not
     /// answer in time; the caller then takes the token again, which shows what became of it.
     fn recall(&self, holder: NodeId, ino: Ino, done: Done<(), ProposeError>);
-
-    /// Whether a signal has come for who waits.
-    fn is_interrupted(&self, _: Caller) -> bool {
-        false
-    }
 
     /// Whether this node knows that it cannot reach a majority.
     fn is_cut_off(&self) -> bool {
@@ -94,17 +92,36 @@ pub trait Ring: Send + Sync {
 }
 
 /// Who wants an operation and waits for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Caller {
     pub cred: Cred,
-    /// The thread that is stopped in the call, by its number here. A signal for it ends its
-    /// wait with [`ProposeError::Interrupted`]. `None`: the daemon, for itself.
-    pub task: Option<u32>,
+    /// What a signal ends. `None`: the daemon, for itself.
+    pub call: Option<Call>,
 }
 
 impl Caller {
     /// This node's daemon.
-    pub const DAEMON: Caller = Caller { cred: Cred::SYSTEM, task: None };
+    pub const DAEMON: Caller = Caller { cred: Cred::SYSTEM, call: None };
+
+    /// As [`Call::begin_wait`].
+    pub fn begin_wait(&self) {
+        if let Some(call) = &self.call {
+            call.begin_wait();
+        }
+    }
+
+    /// Whether a signal came while it waited.
+    pub fn is_interrupted(&self) -> bool {
+        self.call.as_ref().is_some_and(Call::is_interrupted)
+    }
+
+    /// As [`Call::end_wait`].
+    ///
+    /// # Errors
+    /// [`ProposeError::Interrupted`].
+    pub fn end_wait(&self) -> Result<(), ProposeError> {
+        self.call.as_ref().map_or(Ok(()), Call::end_wait)
+    }
 }
 
 /// Why an operation has no outcome.
@@ -195,8 +212,9 @@ pub trait Bodies: Send + Sync {
         done: Done<u32, BodyError>,
     );
 
-    /// Makes the file `size` bytes long, through its stage. Gives false, with nothing done,
-    /// when there is no stage (and `ino` is not gone): the caller then proposes
+    /// Makes the file `size` bytes long, through its stage, which begins with this if the file
+    /// is open for writing. Gives false, with nothing done, when there is no stage (and `ino` is
+    /// not gone): the caller then proposes
     /// `Op::SetAttr { size }`. A stage whose `Publish` is on its way counts as a stage.
     fn truncate(&self, ino: Ino, size: u64, done: Done<bool, BodyError>);
 
@@ -223,6 +241,11 @@ pub trait Bodies: Send + Sync {
     /// Makes the bytes and, unless `data_only`, size and times durable as demanded. Also without
     /// a handle's own writes: it is the file's.
     fn fsync(&self, ino: Ino, data_only: bool, demand: Demand, done: Done<(), BodyError>);
+
+    /// Seals and publishes what is written of `ino`. `done` runs when all that was written
+    /// before the call is agreed. A file without a name, of which nothing is published
+    /// otherwise, is like others from here on.
+    fn publish_file(&self, ino: Ino, done: Done<(), BodyError>);
 
     /// A file descriptor of `handle` was closed (close(2) waits for this). Reports errors of
     /// earlier background writes of this file once.
@@ -263,7 +286,7 @@ pub trait Bodies: Send + Sync {
 pub type ReadDone = Box<dyn FnOnce(Result<&[u8], BodyError>) + Send>;
 
 /// How durable an fsync has to make a file, and how long it may wait for that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Demand {
     pub durability: Durability,
     pub partition: Partition,

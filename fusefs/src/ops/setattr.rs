@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use engine::command::{Op, SetAttr};
+use engine::command::{Kill, Op, SetAttr};
 use engine::ids::Ino;
 use engine::namespace::Inode;
 use engine::outcome::Refusal;
@@ -28,6 +28,8 @@ pub struct Wanted {
     pub size: Option<u64>,
     pub atime: Option<SetTime>,
     pub mtime: Option<SetTime>,
+    /// Set-id bits go with a change of size: the caller may not keep them.
+    pub kill_set_id: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,13 +47,14 @@ impl Fs {
                 SetTime::At(time) => time,
             })
         };
-        let set = SetAttr {
+        let mut set = SetAttr {
             mode: wanted.mode.map(|mode| mode & 0o7777),
             uid: wanted.uid,
             gid: wanted.gid,
             size: wanted.size,
             atime: time(wanted.atime),
             mtime: time(wanted.mtime),
+            kill: None,
         };
         // chown(-1, -1), which changes nothing but ctime.
         if set == SetAttr::default() && self.orphans.get(ino).is_none() {
@@ -61,24 +64,35 @@ impl Fs {
             return self.set_rest(caller, ino, set, done);
         };
         match self.record(ino) {
-            Ok(inode) if inode.is_file() => {}
+            Ok(inode) if inode.is_file() => {
+                match self.privileges(ino, &inode, wanted.kill_set_id) {
+                    Ok(kill) => set.kill = kill,
+                    Err(e) => return done(Err(e)),
+                }
+            }
             Ok(inode) if inode.is_directory() => return done(Err(FsError::IsDirectory(ino))),
             Ok(_) => return done(Err(FsError::Invalid)),
             Err(e) => return done(Err(e)),
         }
         let attempt: Attempt<bool> =
             Arc::new(move |fs, done| fs.bodies.truncate(ino, size, body_done(done)));
-        let fs = Arc::clone(self);
+        let (fs, waiting) = (Arc::clone(self), caller.clone());
         let truncated: FsDone<bool> = Box::new(move |result| match result {
             Ok(true) => fs.set_rest(caller, ino, SetAttr { size: None, ..set }, done),
             Ok(false) => fs.set_rest(caller, ino, set, done),
             Err(e) => done(Err(e)),
         });
-        self.with_token(ino, Patience::new(caller), attempt, truncated);
+        self.with_token(ino, Patience::new(waiting), attempt, truncated);
     }
 
     /// Sets what the stage has not taken already.
-    fn set_rest(self: &Arc<Self>, caller: Caller, ino: Ino, mut set: SetAttr, done: FsDone<()>) {
+    pub(super) fn set_rest(
+        self: &Arc<Self>,
+        caller: Caller,
+        ino: Ino,
+        mut set: SetAttr,
+        done: FsDone<()>,
+    ) {
         if self.set_pinned(ino, &set) {
             return done(Ok(()));
         }
@@ -98,7 +112,8 @@ impl Fs {
             Err(FsError::Refused(Refusal::NotFound)) if fs.set_pinned(ino, &set) => done(Ok(())),
             result => done(result),
         });
-        self.agree_recalling(caller, ino, op, Patience::new(caller), expect_done(agreed));
+        let patience = Patience::new(caller.clone());
+        self.agree_recalling(caller, ino, op, patience, expect_done(agreed));
     }
 
     /// Sets attributes of an orphan; false when `ino` is none.
@@ -113,10 +128,13 @@ impl Fs {
 }
 
 fn set_orphan(inode: &mut Inode, set: &SetAttr, now: Timestamp) {
-    let SetAttr { mode, uid, gid, size: _, atime, mtime } = *set;
+    let SetAttr { mode, uid, gid, size: _, atime, mtime, kill } = *set;
     inode.mode = mode.unwrap_or(inode.mode);
     inode.uid = uid.unwrap_or(inode.uid);
     inode.gid = gid.unwrap_or(inode.gid);
+    if uid.is_some() || gid.is_some() || kill == Some(Kill::SetId) {
+        inode.drop_set_id();
+    }
     inode.atime = atime.unwrap_or(inode.atime);
     inode.mtime = mtime.unwrap_or(inode.mtime);
     inode.ctime = now;

@@ -15,7 +15,7 @@ use super::fs::{Fs, FsDone, expect_done};
 use super::ports::{BodyError, Caller};
 
 /// How long one call goes on asking for a token that other nodes keep taking back.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Patience {
     /// Whose signals end the waiting.
     caller: Caller,
@@ -44,7 +44,8 @@ pub(super) type Attempt<T> = Arc<dyn Fn(&Arc<Fs>, FsDone<T>) + Send + Sync>;
 
 impl Fs {
     /// Runs `attempt`. While that fails for want of the write token of `ino`, or of room in a
-    /// quota, gets that and runs it again.
+    /// quota, gets that and runs it again. A signal ends the waits for the token, and never an
+    /// attempt.
     pub(super) fn with_token<T: Send + 'static>(
         self: &Arc<Self>,
         ino: Ino,
@@ -78,17 +79,21 @@ impl Fs {
     ) {
         let fs = Arc::clone(self);
         let op = Op::TakeToken { ino, node: self.ring.me() };
-        let taken: FsDone<()> = Box::new(move |result| match result {
-            Ok(()) => fs.with_token(ino, patience, attempt, done),
-            // It lost its last name, and needs no token any more.
-            Err(FsError::Refused(Refusal::NotFound)) if fs.orphans.get(ino).is_some() => {
-                fs.with_token(ino, patience, attempt, done);
-            }
-            Err(e) => done(Err(e)),
-        });
         // The daemon's command, but this caller's wait.
-        let caller = Caller { task: patience.caller.task, ..Caller::DAEMON };
-        self.agree_recalling(caller, ino, op, patience, expect_done(taken));
+        let caller = Caller { call: patience.caller.call.clone(), ..Caller::DAEMON };
+        let waiting = patience.clone();
+        let taken: FsDone<()> = Box::new(move |result| {
+            let result = match result {
+                // It lost its last name, and needs no token any more.
+                Err(FsError::Refused(Refusal::NotFound)) if fs.orphans.get(ino).is_some() => Ok(()),
+                result => result,
+            };
+            match result.and_then(|()| Ok(patience.caller.end_wait()?)) {
+                Ok(()) => fs.with_token(ino, patience, attempt, done),
+                Err(e) => done(Err(e)),
+            }
+        });
+        self.agree_recalling(caller, ino, op, waiting, expect_done(taken));
     }
 
     /// Has room reserved in a quota, then goes on as [`Self::with_token`].
@@ -121,15 +126,16 @@ impl Fs {
         let fs = Arc::clone(self);
         let repeat = op.clone();
         self.agree(
-            caller,
+            caller.clone(),
             op,
             Box::new(move |result| {
                 let Err(FsError::Refused(Refusal::TokenHeld(holder))) = result else {
                     return done(result);
                 };
-                let Some(patience) = patience.again() else {
+                let Some(patience) = patience.clone().again() else {
                     return done(Err(patience.kept_by(holder)));
                 };
+                caller.begin_wait();
                 let ring = Arc::clone(&fs.ring);
                 let recalled = Box::new(move |result| match result {
                     Ok(()) => fs.agree_recalling(caller, ino, repeat, patience, done),

@@ -1,7 +1,9 @@
-//! Extended attributes. `user.fusion.*` are answered by the filesystem itself, can't be set
-//! (but for the rules of directories), and are not listed, so that copying programs don't copy
+//! Extended attributes, and the ACLs that show among them. `user.fusion.*` are answered by the
+//! filesystem itself, can't be set (but for the rules of directories), and are not listed, so that
+//! copying programs don't copy
 //! them.
 
+use engine::acl::{Acl, AclKind};
 use engine::command::{Op, XattrHow};
 use engine::ids::Ino;
 
@@ -22,11 +24,16 @@ impl Fs {
         }
         check_namespace(name)?;
         let view = self.ring.view();
-        // The kernel asks for security.capability before each write; most files have none.
-        if self.record_in(&view, ino)?.xattr_list_len == 0 {
+        let inode = self.record_in(&view, ino)?;
+        // The kernel asks for ACLs and capabilities of all it meets; most files have none.
+        if inode.xattr_list_len == 0 {
             return Err(FsError::NoAttribute);
         }
-        view.xattr(ino, name)?.ok_or(FsError::NoAttribute)
+        let value = match AclKind::of_xattr(name) {
+            Some(kind) => view.acl(ino, &inode, kind)?.map(|acl| acl.to_xattr()),
+            None => view.xattr(ino, name)?,
+        };
+        value.ok_or(FsError::NoAttribute)
     }
 
     /// The names of the attributes, each followed by a NUL, as listxattr(2) gives them.
@@ -49,6 +56,23 @@ impl Fs {
         Ok(list)
     }
 
+    /// Sets an ACL from the attribute that programs see, and with `kill_sgid` takes the
+    /// set-group-id bit.
+    pub fn set_acl(
+        &self,
+        caller: Caller,
+        ino: Ino,
+        kind: AclKind,
+        value: &[u8],
+        kill_sgid: bool,
+        done: FsDone<()>,
+    ) {
+        match Acl::from_xattr(value) {
+            Ok(acl) => self.agree_done(caller, Op::SetAcl { ino, kind, acl, kill_sgid }, done),
+            Err(_) => done(Err(FsError::Invalid)),
+        }
+    }
+
     pub fn set_xattr(
         &self,
         caller: Caller,
@@ -66,6 +90,10 @@ impl Fs {
     }
 
     pub fn remove_xattr(&self, caller: Caller, ino: Ino, name: &[u8], done: FsDone<()>) {
+        if let Some(kind) = AclKind::of_xattr(name) {
+            let op = Op::SetAcl { ino, kind, acl: None, kill_sgid: false };
+            return self.agree_done(caller, op, done);
+        }
         if let Err(e) = self.check_rule(ino, name, None) {
             return done(Err(e));
         }
@@ -116,12 +144,17 @@ fn check_changeable(name: &[u8]) -> Result<(), FsError> {
     if name.starts_with(OWN_PREFIX) {
         return Err(FsError::ReadOnlyAttribute);
     }
+    // ACLs have calls of their own.
+    if AclKind::of_xattr(name).is_some() {
+        return Err(FsError::Unsupported);
+    }
     check_namespace(name)
 }
 
-/// POSIX ACLs (`system.posix_acl_*`) are not kept: they would have to be enforced on every
-/// node, and refusing them is better than keeping them without effect.
 fn check_namespace(name: &[u8]) -> Result<(), FsError> {
+    if AclKind::of_xattr(name).is_some() {
+        return Ok(());
+    }
     let kept = [&b"user."[..], b"trusted.", b"security."];
     match kept.iter().any(|prefix| name.starts_with(prefix) && name.len() > prefix.len()) {
         true => Ok(()),

@@ -1,5 +1,6 @@
 //! Programs of others on a mount of one node of a three-zone cluster.
 
+mod acl;
 mod building;
 mod calls;
 mod dbench;

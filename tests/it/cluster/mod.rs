@@ -10,6 +10,7 @@
 //! - FUSION_TEST_KEEP=1: a test that fails leaves its cluster up.
 
 mod arriving;
+mod attributes;
 mod contents;
 mod cut_off;
 mod failing_disk;

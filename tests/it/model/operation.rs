@@ -121,6 +121,7 @@ impl Operation {
                 kind: kind_of(kind, value),
                 mode: u32::from(value) * 7 & 0o7777,
                 exclusive: self.names.1 > 0,
+                umask: u32::from(value) * 5 & 0o777,
             },
             What::Link => Op::Link { ino, parent: other, name: name() },
             What::Unlink => Op::Unlink { parent: ino, name: name() },

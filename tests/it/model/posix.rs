@@ -113,7 +113,7 @@ impl Posix {
     }
 
     fn make(&mut self, command: &Command) -> Result {
-        let Op::Make { parent, name, ino, kind, mode, exclusive } = &command.op else {
+        let Op::Make { parent, name, ino, kind, mode, exclusive, umask } = &command.op else {
             panic!("it is a make");
         };
         let directory = self.path_of_directory(*parent)?;
@@ -125,7 +125,7 @@ impl Posix {
                 _ => Err(Eexist),
             };
         }
-        let mut node = Node::new(kind.clone(), *mode, command.cred, command.time);
+        let mut node = Node::new(kind.clone(), *mode & !umask, command.cred, command.time);
         match kind {
             Kind::Symlink(_) => node.mode = 0o777,
             Kind::File => node.writer = Some(command.id.origin),

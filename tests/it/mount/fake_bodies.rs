@@ -98,6 +98,10 @@ impl FakeBodies {
         self.handles.lock().unwrap().get(&handle).cloned().ok_or(BodyError::BadHandle)
     }
 
+    fn is_unnamed(&self, ino: Ino) -> bool {
+        self.ring().view().inode(ino).unwrap().is_some_and(|inode| inode.nlink == 0)
+    }
+
     fn fresh(&self, opened: &Opened) {
         let mut stage = opened.stage.lock().unwrap();
         if stage.outdated
@@ -188,7 +192,7 @@ impl Bodies for FakeBodies {
                     token,
                     dirty: false,
                     changes: 0,
-                    gone: inode.nlink == 0,
+                    gone: self.ring().view().inode(ino).unwrap().is_none(),
                     outdated: false,
                     mtime: inode.mtime,
                     ctime: inode.ctime,
@@ -315,6 +319,14 @@ impl Bodies for FakeBodies {
         done(Ok(()));
     }
 
+    fn publish_file(&self, ino: Ino, done: Done<(), BodyError>) {
+        let stage = self.files.lock().unwrap().get(&ino).cloned();
+        match stage {
+            Some(stage) => publish(self.ring(), ino, &stage, Box::new(|| done(Ok(())))),
+            None => done(Ok(())),
+        }
+    }
+
     fn flush(&self, _: Handle, done: Done<(), BodyError>) {
         done(Ok(()));
     }
@@ -332,7 +344,7 @@ impl Bodies for FakeBodies {
         drop(stage);
         if gone && last {
             self.files.lock().unwrap().remove(&opened.ino);
-        } else if !gone && dirty && opened.write {
+        } else if !gone && dirty && opened.write && !self.is_unnamed(opened.ino) {
             publish(self.ring(), opened.ino, &opened.stage, Box::new(|| ()));
         }
     }

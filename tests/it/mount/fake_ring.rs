@@ -12,7 +12,6 @@ use engine::namespace::tables::{MemoryTables, Overlay, Tables, TablesError};
 use engine::namespace::{VolumeParams, apply, genesis};
 use engine::outcome::{Outcome, Refusal};
 use engine::time::Timestamp;
-use fusefs::node::signals;
 use fusefs::ops::ports::{Caller, Done, OnApplied, Origin, ProposeError, Ring, SharedTables, View};
 
 /// The node whose mount is tested.
@@ -35,7 +34,7 @@ pub struct FakeRing {
 
 struct Proposal {
     node: NodeId,
-    cred: Cred,
+    caller: Caller,
     op: Op,
     origin: Origin,
     done: Done<Outcome, ProposeError>,
@@ -114,7 +113,8 @@ impl FakeRing {
         let done = Box::new(move |result: Result<Outcome, ProposeError>| {
             sender.send(result).expect("the test waits");
         });
-        self.send(Proposal { node, cred: caller(), op, origin: Origin::Elsewhere, done });
+        let caller = Caller { cred: caller(), call: None };
+        self.send(Proposal { node, caller, op, origin: Origin::Elsewhere, done });
         outcome.recv().expect("the order goes on").expect("the fake ring has no failures")
     }
 
@@ -127,8 +127,8 @@ impl FakeRing {
 
     /// Proposes for the daemon itself.
     pub fn propose_as_daemon(&self, op: Op, done: Done<Outcome, ProposeError>) {
-        let (node, cred, origin) = (HERE, Cred::SYSTEM, Origin::Daemon);
-        self.send(Proposal { node, cred, op, origin, done });
+        let (node, caller, origin) = (HERE, Caller::DAEMON, Origin::Daemon);
+        self.send(Proposal { node, caller, op, origin, done });
     }
 
     /// Nothing is applied until the guard is dropped.
@@ -168,24 +168,26 @@ impl FakeRing {
         sequences: &mut HashMap<NodeId, u64>,
         listeners: &[Arc<dyn OnApplied>],
     ) {
-        let Proposal { node, cred, op, origin, done } = proposal;
+        let Proposal { node, caller, op, origin, done } = proposal;
         let gate = self.gate.lock().unwrap();
         let seq = sequences.entry(node).or_default();
         *seq += 1;
         let id = OpId { origin: node, boot: 1, seq: *seq };
-        let command = Command { id, time: clock(), cred, op };
+        let command = Command { id, time: clock(), cred: caller.cred, op };
         let gsn = Gsn(self.gsn.load(Ordering::SeqCst) + 1);
         let mut overlay = Overlay::new(&*self.tables);
         let applied = apply(&mut overlay, gsn, &command).expect("memory is readable");
         let changes = overlay.into_changes();
         self.tables.0.write().unwrap().absorb(changes);
         self.gsn.store(gsn.0, Ordering::SeqCst);
+        let waited = caller.end_wait();
+        let origin = if waited.is_ok() { origin } else { Origin::Elsewhere };
         for listener in listeners {
             listener.applied(gsn, &applied.touched, origin);
         }
         drop(gate);
         self.waiting.fetch_sub(1, Ordering::SeqCst);
-        done(Ok(applied.outcome.expect("sequences have no gaps")));
+        done(waited.map(|()| applied.outcome.expect("sequences have no gaps")));
     }
 
     fn admit(&self) {
@@ -235,13 +237,9 @@ impl Ring for FakeRing {
         clock()
     }
 
-    fn is_interrupted(&self, caller: Caller) -> bool {
-        caller.task.is_some_and(signals::is_pending)
-    }
-
     fn propose(&self, caller: Caller, op: Op, done: Done<Outcome, ProposeError>) {
-        let cred = caller.cred;
-        self.send(Proposal { node: HERE, cred, op, origin: Origin::Caller, done });
+        let origin = if caller.call.is_some() { Origin::Caller } else { Origin::Daemon };
+        self.send(Proposal { node: HERE, caller, op, origin, done });
     }
 
     /// The keeper has nothing, and hands that over at once; while it is silenced, it can't be
@@ -252,8 +250,8 @@ impl Ring for FakeRing {
         }
         let op = Op::ShareLocks { ino, locks: FileLocks::default(), asked: true };
         let shared = Box::new(move |_: Result<Outcome, ProposeError>| done(Ok(())));
-        let (cred, origin) = (Cred::SYSTEM, Origin::Elsewhere);
-        self.send(Proposal { node: keeper, cred, op, origin, done: shared });
+        let (caller, origin) = (Caller::DAEMON, Origin::Elsewhere);
+        self.send(Proposal { node: keeper, caller, op, origin, done: shared });
     }
 
     /// The holder hands over at once.
@@ -263,8 +261,8 @@ impl Ring for FakeRing {
             Ok(Outcome::Done | Outcome::Refused(Refusal::NotFound)) => done(Ok(())),
             other => panic!("a token is released: {other:?}"),
         });
-        let (cred, origin) = (Cred::SYSTEM, Origin::Elsewhere);
-        self.send(Proposal { node: holder, cred, op, origin, done: released });
+        let (caller, origin) = (Caller::DAEMON, Origin::Elsewhere);
+        self.send(Proposal { node: holder, caller, op, origin, done: released });
     }
 }
 

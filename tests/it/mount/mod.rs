@@ -1,6 +1,7 @@
 //! The kernel adapter on a real /dev/fuse, over a ring and bodies that are test doubles: what
 //! the kernel sees, and what it still believes after changes from elsewhere.
 
+mod acls;
 mod attributes;
 mod content;
 mod fake_bodies;
@@ -11,6 +12,9 @@ mod listing;
 mod locks;
 mod names;
 mod orphans;
+mod privileges;
+mod unnamed;
+mod user;
 mod waiting;
 mod xattrs;
 
@@ -110,7 +114,7 @@ impl Rig {
         static NEXT: AtomicU64 = AtomicU64::new(16);
         let (parent, last) = self.parent(path);
         let ino = Ino::of(THERE, NEXT.fetch_add(1, Ordering::Relaxed));
-        let op = Op::Make { parent, name: last, ino, kind, mode: 0o644, exclusive: true };
+        let op = Op::Make { parent, name: last, ino, kind, mode: 0o644, exclusive: true, umask: 0 };
         match self.ring.run(THERE, op) {
             Outcome::Made { ino, created: true } => Some(ino),
             Outcome::Refused(Refusal::Exists) => None,

@@ -61,7 +61,6 @@ fn rename_replaces_exchanges_and_refuses() {
     fs::write(rig.at("b"), "b").unwrap();
     let rename = |flags| renameat_with(CWD, rig.at("a"), CWD, rig.at("b"), flags);
     assert_eq!(rename(RenameFlags::NOREPLACE), Err(rustix::io::Errno::EXIST));
-    assert_eq!(rename(RenameFlags::WHITEOUT), Err(rustix::io::Errno::INVAL));
     rename(RenameFlags::EXCHANGE).unwrap();
     assert_eq!((read(&rig.at("a")), read(&rig.at("b"))), ("b".into(), "a".into()));
     rename(RenameFlags::empty()).unwrap();
@@ -119,4 +118,29 @@ fn a_new_directory_inherits_the_group_of_a_setgid_parent() {
     let meta = fs::metadata(rig.at("d/e")).unwrap();
     assert_eq!((meta.gid(), meta.mode() & 0o2000), (4242, 0o2000));
     assert_eq!(fs::metadata(rig.at("d/f")).unwrap().gid(), 4242);
+}
+
+/// As overlay filesystems need it, and ext4 has it.
+#[test]
+fn a_rename_can_leave_a_whiteout() {
+    let Some(rig) = Rig::new() else { return };
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let rename = |flags| renameat_with(CWD, rig.at("f"), CWD, rig.at("g"), flags);
+    fs::write(rig.at("f"), "text").unwrap();
+    fs::write(rig.at("g"), "old").unwrap();
+    let refused = rename(RenameFlags::WHITEOUT | RenameFlags::NOREPLACE);
+    assert_eq!(refused, Err(rustix::io::Errno::EXIST));
+    assert_eq!(
+        rename(RenameFlags::WHITEOUT | RenameFlags::EXCHANGE),
+        Err(rustix::io::Errno::INVAL)
+    );
+    rename(RenameFlags::WHITEOUT).unwrap();
+    assert_eq!(fs::read_to_string(rig.at("g")).unwrap(), "text");
+    let left = fs::symlink_metadata(rig.at("f")).unwrap();
+    assert!(left.file_type().is_char_device());
+    assert_eq!((left.rdev(), left.mode() & 0o7777, left.nlink()), (0, 0, 1));
+    let listed: Vec<_> = fs::read_dir(&rig.path).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(listed.len(), 2);
+    fs::remove_file(rig.at("f")).unwrap();
 }

@@ -71,11 +71,3 @@ fn a_working_directory_outlives_its_rmdir() {
     assert_eq!(made, Err(rustix::io::Errno::NOENT));
     assert!(rustix::fs::Dir::read_from(&dir).unwrap().next().is_none());
 }
-
-#[test]
-fn temporary_files_without_a_name_are_refused() {
-    let Some(rig) = Rig::new() else { return };
-    use rustix::fs::{Mode, OFlags};
-    let opened = rustix::fs::open(&rig.path, OFlags::TMPFILE | OFlags::RDWR, Mode::RUSR);
-    assert_eq!(opened.err(), Some(rustix::io::Errno::OPNOTSUPP));
-}

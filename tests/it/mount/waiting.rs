@@ -1,6 +1,8 @@
 //! While an operation waits for the ring, everything else goes on.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 
 use super::Rig;
 
@@ -56,4 +58,66 @@ fn a_locked_directory_holds_up_no_other_s_invalidation() {
         drop(stopped);
         waiting.join().unwrap().unwrap();
     });
+}
+
+/// The signal ends the call; what it wanted happens all the same, and is seen.
+#[test]
+fn a_signal_ends_a_waiting_call() {
+    let Some(rig) = Rig::new() else { return };
+    // The kernel remembers that the names lead nowhere.
+    for name in ["ended", "handled"] {
+        assert!(fs::metadata(rig.at(name)).is_err());
+    }
+    let stopped = rig.ring.stop_order();
+    let mut ended = Command::new("mkdir").arg(rig.at("ended")).spawn().unwrap();
+    super::eventually("mkdir waits", || rig.ring.waiting() > 0);
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&ended),
+        rustix::process::Signal::TERM,
+    )
+    .unwrap();
+    assert_eq!(ended.wait().unwrap().signal(), Some(libc::SIGTERM));
+
+    extern "C" fn handled(_: libc::c_int) {}
+    // Safety: the handler does nothing, and this signal means nothing to anybody here.
+    unsafe { libc::signal(libc::SIGUSR2, handled as *const () as libc::sighandler_t) };
+    std::thread::scope(|scope| {
+        let (tell, thread) = std::sync::mpsc::channel();
+        let path = rig.at("handled");
+        let call = scope.spawn(move || {
+            // Safety: names this thread.
+            tell.send(unsafe { libc::pthread_self() }).unwrap();
+            fs::create_dir(path)
+        });
+        let thread = thread.recv().unwrap();
+        super::eventually("another call waits", || rig.ring.waiting() > 1);
+        // Safety: the thread is not joined yet.
+        assert_eq!(unsafe { libc::pthread_kill(thread, libc::SIGUSR2) }, 0);
+        assert_eq!(super::errno(call.join().unwrap()), libc::EINTR);
+    });
+    drop(stopped);
+    for name in ["ended", "handled"] {
+        super::eventually("it is there after all", || fs::metadata(rig.at(name)).is_ok());
+    }
+}
+
+/// Timers of a program must not end its calls: what is stopped goes on where it was.
+#[test]
+fn a_stopped_program_goes_on_waiting() {
+    let Some(rig) = Rig::new() else { return };
+    let stopped = rig.ring.stop_order();
+    let mut program = Command::new("mkdir").arg(rig.at("d")).spawn().unwrap();
+    super::eventually("mkdir waits", || rig.ring.waiting() > 0);
+    let signal = |signal| {
+        let pid = rustix::process::Pid::from_child(&program);
+        rustix::process::kill_process(pid, signal).unwrap();
+    };
+    signal(rustix::process::Signal::STOP);
+    signal(rustix::process::Signal::CONT);
+    // Longer than a call must wait before a signal ends it.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(program.try_wait().unwrap().is_none());
+    drop(stopped);
+    assert!(program.wait().unwrap().success());
+    assert!(rig.at("d").is_dir());
 }

@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use rustix::fs::{XattrFlags, getxattr, listxattr, removexattr, setxattr};
+use rustix::fs::{XattrFlags, getxattr, listxattr, lsetxattr, removexattr, setxattr};
 use rustix::io::Errno;
 
 use super::Rig;
+use super::user::as_user;
 
 fn get(path: &Path, name: &str) -> Result<Vec<u8>, Errno> {
     let mut value = vec![0; 65536];
@@ -38,7 +39,7 @@ fn values_are_set_listed_read_and_removed() {
 }
 
 #[test]
-fn the_filesystem_tells_about_itself_and_acls_are_refused() {
+fn the_filesystem_tells_about_itself() {
     let Some(rig) = Rig::new() else { return };
     let path = rig.at("f");
     fs::write(&path, "").unwrap();
@@ -51,11 +52,33 @@ fn the_filesystem_tells_about_itself_and_acls_are_refused() {
     let set = setxattr(&path, "user.fusion.gsn", b"1", XattrFlags::empty());
     assert_eq!(set, Err(Errno::PERM));
     assert_eq!(listxattr(&path, &mut [0_u8; 100][..]), Ok(0));
-    assert_eq!(get(&path, "system.posix_acl_access"), Err(Errno::OPNOTSUPP));
-    let acl = [
-        2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 4, 0, 4, 0, 255, 255, 255, 255, 32, 0, 4, 0,
-        255, 255, 255, 255,
-    ];
-    let set = setxattr(&path, "system.posix_acl_access", &acl, XattrFlags::empty());
+    assert_eq!(get(&path, "system.posix_acl_access"), Err(Errno::NODATA));
+    let set = setxattr(&path, "system.other", b"1", XattrFlags::empty());
     assert_eq!(set, Err(Errno::OPNOTSUPP));
+}
+
+/// attr(7): `trusted.` is for whoever may administrate, `user.` for files and directories, and
+/// what is too long is told apart.
+#[test]
+fn namespaces_and_limits_are_linux_s() {
+    let Some(rig) = Rig::new() else { return };
+    let path = rig.at("f");
+    fs::write(&path, "").unwrap();
+    if super::root_only("set trusted attributes") {
+        setxattr(&path, "trusted.a", b"1", XattrFlags::empty()).unwrap();
+        setxattr(&path, "security.a", b"2", XattrFlags::empty()).unwrap();
+        assert_eq!(get(&path, "trusted.a").unwrap(), b"1");
+        let set =
+            as_user(1000, 1000, &[], || setxattr(&path, "trusted.b", b"1", XattrFlags::empty()));
+        assert_eq!(set, Err(Errno::PERM));
+    }
+    let long = format!("user.{}", "n".repeat(251));
+    assert_eq!(setxattr(&path, &*long, b"", XattrFlags::empty()), Err(Errno::RANGE));
+    setxattr(&path, &long[..255], b"", XattrFlags::empty()).unwrap();
+    let large = vec![0; 65_537];
+    assert_eq!(setxattr(&path, "user.l", &large, XattrFlags::empty()), Err(Errno::TOOBIG));
+    setxattr(&path, "user.l", &large[1..], XattrFlags::empty()).unwrap();
+    std::os::unix::fs::symlink("f", rig.at("l")).unwrap();
+    let set = lsetxattr(rig.at("l"), "user.a", b"1", XattrFlags::empty());
+    assert_eq!(set, Err(Errno::PERM));
 }

@@ -59,9 +59,9 @@ fn run(file: &mut File, words: &[&str]) -> io::Result<String> {
         ["get", mode, start, len] => get(fd, libc::F_GETLK, range(mode, start, len)),
         ["ofd-get", mode, start, len] => get(fd, F_OFD_GETLK, range(mode, start, len)),
         ["append", text] => file.write_all(text.as_bytes()).map(|()| "ok".to_owned()),
-        ["put", text] => {
+        ["put", text @ ..] => {
             file.set_len(0)?;
-            file.write_all(text.as_bytes()).map(|()| "ok".to_owned())
+            file.write_all(text.concat().as_bytes()).map(|()| "ok".to_owned())
         }
         ["read"] => {
             let mut text = String::new();

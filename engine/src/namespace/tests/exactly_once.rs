@@ -129,10 +129,11 @@ fn inode_numbers_are_the_origins_own_and_new() {
         (Ino(u64::MAX), Refusal::Invalid),
         (Ino::of(NodeId(2), 99), Refusal::Invalid),
     ] {
-        let Op::Make { parent, name, kind, mode, exclusive, .. } = mkdir(&mut ring, "d") else {
+        let Op::Make { parent, name, kind, mode, exclusive, umask, .. } = mkdir(&mut ring, "d")
+        else {
             panic!("mkdir is a make");
         };
-        let outcome = ring.run(Op::Make { parent, name, ino, kind, mode, exclusive });
+        let outcome = ring.run(Op::Make { parent, name, ino, kind, mode, exclusive, umask });
         assert_eq!(outcome, Outcome::Refused(refusal));
     }
 }

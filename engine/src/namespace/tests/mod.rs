@@ -5,6 +5,7 @@
 //! `= Refusal`; without it the operation must succeed. After every statement the state hash
 //! is computed from scratch and links, entries and cookies are counted again.
 
+mod acl;
 mod exactly_once;
 mod locks;
 mod membership;
@@ -12,12 +13,14 @@ mod posix;
 mod quota;
 mod random;
 mod speed;
+mod unnamed;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::acl::{Acl, AclKind};
 use crate::command::{
-    Body, Command, Cred, Kind, Member, Name, Op, QuotaLimits, RenameHow, SetAttr, XattrHow,
+    Body, Command, Cred, Kill, Kind, Member, Name, Op, QuotaLimits, RenameHow, SetAttr, XattrHow,
 };
 use crate::ids::{BodyId, Gsn, Ino, NodeId, OpId, Version, VolumeId, ZoneId};
 use crate::outcome::{Outcome, Refusal};
@@ -40,6 +43,7 @@ struct Ring {
     next_counter: u64,
     node: NodeId,
     cred: Cred,
+    umask: u32,
     remembered: BTreeMap<String, Ino>,
     touched: Vec<Touched>,
 }
@@ -72,6 +76,7 @@ impl Ring {
             next_counter: 16,
             node: NodeId(1),
             cred: Cred { uid: 1000, gid: 1000 },
+            umask: 0,
             remembered: BTreeMap::new(),
             touched: Vec::new(),
         }
@@ -134,6 +139,9 @@ impl Ring {
         match *words {
             ["node", number] => self.node = NodeId(parse(number)),
             ["as", uid, gid] => self.cred = Cred { uid: parse(uid), gid: parse(gid) },
+            ["umask", mask] => self.umask = octal(mask),
+            ["acl", path, expected] => self.assert_acl(path, AclKind::Access, expected),
+            ["default-acl", path, expected] => self.assert_acl(path, AclKind::Default, expected),
             ["let", name, path] => {
                 let ino = self.ino(path);
                 self.remembered.insert(name.to_owned(), ino);
@@ -241,6 +249,23 @@ impl Ring {
             ["rmx", path, name] => {
                 Op::RemoveXattr { ino: self.ino(path), name: name.as_bytes().to_vec() }
             }
+            ["setfacl", path, acl] => self.set_acl(path, AclKind::Access, acl, false),
+            ["setfacl-by-stranger", path, acl] => self.set_acl(path, AclKind::Access, acl, true),
+            ["setfacl-d", path, acl] => self.set_acl(path, AclKind::Default, acl, false),
+            ["kill", path] => {
+                self.set(path, SetAttr { kill: Some(Kill::SetId), ..SetAttr::default() })
+            }
+            ["whiteout", from, to] => self.whiteout(from, to, true),
+            ["whiteout-new", from, to] => self.whiteout(from, to, false),
+            ["tmpfile", parent, name, mode] => {
+                let ino = Ino::of(self.node, self.next_counter);
+                self.next_counter += 1;
+                self.remembered.insert(name.to_owned(), ino);
+                let (mode, umask) = (octal(mode), self.umask);
+                Op::MakeUnnamed { parent: self.ino(parent), ino, mode, umask }
+            }
+            ["drop", path] => Op::DropUnnamed { ino: self.ino(path) },
+            ["reap"] => Op::ReapUnnamed { limit: 2 },
             ["take", path] => Op::TakeToken { ino: self.ino(path), node: self.node },
             ["quota", path, "none"] => Op::SetQuota { directory: self.ino(path), limits: None },
             ["quota", path, bytes, inodes] => {
@@ -289,13 +314,30 @@ impl Ring {
         let (parent, name) = self.place(path);
         let ino = Ino::of(self.node, self.next_counter);
         self.next_counter += 1;
-        Op::Make { parent, name, ino, kind, mode, exclusive }
+        Op::Make { parent, name, ino, kind, mode, exclusive, umask: self.umask }
     }
 
     fn rename(&self, from: &str, to: &str, how: RenameHow) -> Op {
         let (from_parent, from_name) = self.place(from);
         let (to_parent, to_name) = self.place(to);
         Op::Rename { from_parent, from_name, to_parent, to_name, how, victim: None }
+    }
+
+    fn whiteout(&mut self, from: &str, to: &str, replace: bool) -> Op {
+        let ((from_parent, from_name), (to_parent, to_name)) = (self.place(from), self.place(to));
+        let ino = Ino::of(self.node, self.next_counter);
+        self.next_counter += 1;
+        Op::Whiteout { from_parent, from_name, to_parent, to_name, replace, ino }
+    }
+
+    fn set_acl(&self, path: &str, kind: AclKind, text: &str, kill_sgid: bool) -> Op {
+        Op::SetAcl { ino: self.ino(path), kind, acl: acl(text), kill_sgid }
+    }
+
+    fn assert_acl(&self, path: &str, kind: AclKind, expected: &str) {
+        let (ino, inode) = (self.ino(path), self.inode(path));
+        let stored = self.view().acl(ino, &inode, kind).expect("the tables are sound");
+        assert_eq!(stored, acl(expected), "{path}");
     }
 
     fn set(&self, path: &str, set: SetAttr) -> Op {
@@ -379,14 +421,21 @@ fn invariants(tables: &MemoryTables) {
         }
     }
     for (ino, inode) in &inodes {
-        assert_eq!(links.get(ino), Some(&inode.nlink), "links of {ino} are miscounted");
+        let unnamed = keys::unnamed(*ino).is_some_and(|key| tables.0.contains_key(&key));
+        assert_eq!(unnamed, inode.nlink == 0, "{ino} has no name and is not known for it");
+        let counted = links.get(ino).copied().unwrap_or(0);
+        assert_eq!(counted, inode.nlink, "links of {ino} are miscounted");
         assert!(inode.valid_len <= inode.size);
         assert!(inode.valid_len <= body_len(&inode.body), "more is visible than there is");
         let names = view.xattrs(*ino).expect("is sound");
         let listed: usize = names.iter().map(|name| name.len() + 1).sum();
         assert_eq!(listed, inode.xattr_list_len as usize);
     }
-    assert_eq!(links.len(), inodes.len(), "a name leads nowhere");
+    assert!(links.keys().all(|ino| inodes.contains_key(ino)), "a name leads nowhere");
+    for key in tables.0.keys().filter(|key| key[0] == b'U') {
+        let ino = keys::unnamed_ino(key).expect("an inode number");
+        assert!(inodes.contains_key(&ino), "a row outlives its inode");
+    }
     quota_invariants(&view, &inodes);
     let mut waits = BTreeSet::new();
     for (ino, row) in view.locked().expect("is sound") {
@@ -456,6 +505,24 @@ fn member(number: u16) -> Member {
         address: format!("127.0.0.1:{}", 7000 + number),
         key_hash: [number as u8; 32],
     }
+}
+
+/// `none`, or owner,group,other and then `m` mask, `u` uid or `g` gid with permissions, as in
+/// `7,5,0,m7,u1000:6`.
+fn acl(text: &str) -> Option<Acl> {
+    let parts: Vec<&str> = text.split(',').collect();
+    let [owner, group, other, named @ ..] = &parts[..] else { return None };
+    let (mut mask, mut users, mut groups) = (None, Vec::new(), Vec::new());
+    for part in named {
+        match (part.as_bytes()[0], part[1..].split_once(':')) {
+            (b'm', None) => mask = Some(parse(&part[1..])),
+            (b'u', Some((id, perm))) => users.push((parse(id), parse(perm))),
+            (b'g', Some((id, perm))) => groups.push((parse(id), parse(perm))),
+            _ => panic!("{part} is no entry"),
+        }
+    }
+    let (owner, group, other) = (parse(owner), parse(group), parse(other));
+    Some(Acl { owner, group, other, mask, users, groups })
 }
 
 fn parse<T: std::str::FromStr>(text: &str) -> T {

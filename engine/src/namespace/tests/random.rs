@@ -24,7 +24,7 @@ fn operation(ring: &mut Ring, known: &mut Vec<Ino>, numbers: (u16, u8, u8, u8, u
         from_parent: ino,
         from_name: name.clone(),
         to_parent: parent,
-        to_name: other_name,
+        to_name: other_name.clone(),
         how,
         victim: (one % 2 == 0).then_some(known[usize::from(letter) % known.len()]),
     };
@@ -35,7 +35,15 @@ fn operation(ring: &mut Ring, known: &mut Vec<Ino>, numbers: (u16, u8, u8, u8, u
             ring.next_counter += 1;
             known.push(new);
             let kind = if what < 3 { Kind::Directory } else { Kind::File };
-            Op::Make { parent, name, ino: new, kind, mode: 0o2755, exclusive: one % 2 == 0 }
+            Op::Make {
+                parent,
+                name,
+                ino: new,
+                kind,
+                mode: 0o2755,
+                exclusive: one % 2 == 0,
+                umask: 0,
+            }
         }
         5 => Op::Link { ino, parent, name },
         6 => Op::Unlink { parent, name },
@@ -87,6 +95,27 @@ fn operation(ring: &mut Ring, known: &mut Vec<Ino>, numbers: (u16, u8, u8, u8, u
         }
         26 if letter % 2 == 0 => Op::ReserveQuota { quota: ino, needed: 9, wanted: 90 },
         26 => Op::ReturnQuota { quota: ino, bytes: u64::from(other) * 5 },
+        27 | 28 => {
+            let kind = if what == 27 { AclKind::Access } else { AclKind::Default };
+            let named = Acl { users: vec![(7, other)], ..acl("7,5,0,m5").expect("it is a list") };
+            let acl = [acl("7,5,0"), Some(named), None][usize::from(letter) % 3].clone();
+            Op::SetAcl { ino, kind, acl, kill_sgid: other == 0 }
+        }
+        29 => {
+            let new = Ino::of(ring.node, ring.next_counter);
+            ring.next_counter += 1;
+            known.push(new);
+            Op::MakeUnnamed { parent, ino: new, mode: 0o644, umask: 0o22 }
+        }
+        30 => Op::DropUnnamed { ino },
+        31 => {
+            let new = Ino::of(ring.node, ring.next_counter);
+            ring.next_counter += 1;
+            known.push(new);
+            let (from_parent, from_name, to_parent) = (ino, name, parent);
+            let (to_name, replace) = (other_name, letter % 2 == 0);
+            Op::Whiteout { from_parent, from_name, to_parent, to_name, replace, ino: new }
+        }
         _ => {
             let base = ring.view().inode(ino).expect("is sound").map_or(Version(0), |i| i.version);
             let len = u64::from(other) * 60;
@@ -129,7 +158,7 @@ proptest! {
                 prop_assert!(applied.touched.is_empty());
                 let same = |table: u8| before.0.iter().filter(move |(key, _)| key[0] == table)
                     .eq(ring.tables.0.iter().filter(move |(key, _)| key[0] == table));
-                prop_assert!(b"INCXMLGQB".iter().all(|&table| same(table)));
+                prop_assert!(b"INCXMLGQBU".iter().all(|&table| same(table)));
             }
             order.push((ring.gsn, command));
         }

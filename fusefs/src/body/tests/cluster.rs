@@ -283,7 +283,7 @@ impl Node {
         let ino = self.ring.alloc_ino().expect("there are numbers");
         let name = Name::parse(name.as_bytes()).expect("a plain name");
         let (kind, mode, exclusive) = (Kind::File, 0o644, true);
-        let op = Op::Make { parent: Ino::ROOT, name, ino, kind, mode, exclusive };
+        let op = Op::Make { parent: Ino::ROOT, name, ino, kind, mode, exclusive, umask: 0 };
         assert_eq!(self.agree(op), Outcome::Made { ino, created: true });
         ino
     }

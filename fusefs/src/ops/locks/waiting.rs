@@ -65,7 +65,7 @@ impl Fs {
                 self.attempt(asked);
             }
             for (ticket, caller) in waiting {
-                if self.ring.is_interrupted(caller) {
+                if caller.is_interrupted() {
                     self.interrupt(ticket);
                 }
             }
@@ -88,7 +88,16 @@ impl Fs {
         let held_before = state.held_before.remove(&ticket).unwrap_or_default();
         drop(state);
         if let Some(pending) = pending {
-            pending.answer(result);
+            match pending.caller.end_wait() {
+                Ok(()) => pending.answer(result),
+                // A signal came first: the caller knows of no lock.
+                Err(e) => {
+                    if result.is_ok() {
+                        self.undo(pending.asked, &held_before);
+                    }
+                    pending.answer(Err(e.into()));
+                }
+            }
         } else if let (Some(asked), Ok(_)) = (abandoned, result) {
             self.undo(asked, &held_before);
         }
@@ -191,7 +200,7 @@ impl State {
             .pending
             .iter()
             .filter(|(_, pending)| pending.asked.began.elapsed() >= INTERRUPT_AFTER);
-        long.map(|(ticket, pending)| (*ticket, pending.caller)).collect()
+        long.map(|(ticket, pending)| (*ticket, pending.caller.clone())).collect()
     }
 
     /// Takes a request out of where it waits on this node; false if it is not there.

@@ -2,7 +2,8 @@
 
 use std::fs;
 
-/// Whether a signal has come that would end an interruptible wait of `task`, or `task` is gone.
+/// Whether a signal has come that would end an interruptible wait of `task`, as far as can be
+/// told: in another PID namespace its number here is 0.
 pub fn is_pending(task: u32) -> bool {
     match fs::read_to_string(format!("/proc/{task}/status")) {
         Ok(status) => deliverable(&status) != 0,

@@ -136,6 +136,8 @@ enum Verb {
     Wait(wait::WaitArgs),
     /// The place in the order of a path's last change, or of this node
     Gsn(wait::GsnArgs),
+    /// Wait until what was agreed before, and what is being written at PATH, shows here
+    Sync(wait::SyncArgs),
     /// Trees beside the root tree, each with a ring of its own
     #[command(subcommand)]
     Volume(volume::VolumeVerb),
@@ -231,6 +233,7 @@ fn run(cli: Cli) -> Result<Exit, ControlError> {
             Verb::Where(args) => args.run(globals).await,
             Verb::Wait(args) => args.run(globals).await,
             Verb::Gsn(args) => args.run(globals).await,
+            Verb::Sync(args) => args.run(globals),
             Verb::Volume(verb) => verb.run(globals).await,
             Verb::Conflicts(args) => args.run(globals).await,
             Verb::Quota(verb) => verb.run(globals).await,

@@ -44,6 +44,15 @@ pub struct GsnArgs {
     path: Option<PathBuf>,
 }
 
+#[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    fusion sync /srv/tree/report.pdf && cat /srv/tree/report.pdf\n  \
+    fusion sync /srv/tree")]
+pub struct SyncArgs {
+    /// In a mounted tree
+    path: PathBuf,
+}
+
 impl WaitArgs {
     pub async fn run(self, globals: &Globals) -> Result<Exit, ControlError> {
         let (client, gsn) = match (&self.path, self.gsn) {
@@ -78,6 +87,13 @@ impl GsnArgs {
             None => newest(&find::daemon(globals).await?).await?,
         };
         print_gsn(globals, gsn);
+        Ok(Exit::Ok)
+    }
+}
+
+impl SyncArgs {
+    pub fn run(self, globals: &Globals) -> Result<Exit, ControlError> {
+        print_gsn(globals, attribute(&self.path, "user.fusion.sync")?);
         Ok(Exit::Ok)
     }
 }

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use engine::acl::AclKind;
 use engine::command::{Cred, Kind, Name, RenameHow, XattrHow};
-use engine::ids::Ino;
+use engine::ids::{Gsn, Ino};
 use engine::locks::{Lock, LockKind};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
@@ -31,7 +31,8 @@ use super::reply::{FOREVER, GENERATION, NO_TIME, file_attr, no_entry, timestamp}
 use super::{listing, locks};
 use crate::ops::ports::{Caller, Handle};
 use crate::ops::{
-    AtimeRule, Fs, FsDone, FsError, NewInode, NewUnnamed, SetTime, Wait, Wanted, Written,
+    AtimeRule, BARRIER_LEN_MAX, Fs, FsDone, FsError, NewInode, NewUnnamed, SetTime, Wait, Wanted,
+    Written, is_barrier,
 };
 
 pub struct Adapter {
@@ -75,6 +76,24 @@ impl Adapter {
             (_, None) => {}
         });
         (caller, done)
+    }
+
+    /// Answers when this node, its kernel's caches included, shows what was agreed before.
+    fn barrier(&self, req: &Request, ino: Ino, size: u32, reply: ReplyXattr) {
+        if size == 0 {
+            return reply.size(BARRIER_LEN_MAX as u32);
+        }
+        let kernel = Arc::clone(&self.kernel);
+        let (caller, reply) = self.kernel.calls.open(req, reply, ReplyXattr::error);
+        caller.begin_wait();
+        let done: FsDone<Gsn> = Box::new(move |reached| match (reached, reply.take()) {
+            (Ok(gsn), Some(reply)) => kernel.invalidator.when_through(move || {
+                xattr_reply(Ok(gsn.to_string().into_bytes()), size, reply);
+            }),
+            (Err(e), Some(reply)) => reply.error(errno(&e)),
+            (_, None) => {}
+        });
+        self.fs().barrier(caller, ino, done);
     }
 
     /// Answers a request that makes a file and opens it.
@@ -665,7 +684,10 @@ impl Filesystem for Adapter {
         self.fs().set_xattr(caller, Ino(ino.0), name.as_bytes(), value, how, done);
     }
 
-    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if is_barrier(name.as_bytes()) {
+            return self.barrier(req, Ino(ino.0), size, reply);
+        }
         xattr_reply(self.fs().xattr(Ino(ino.0), name.as_bytes()), size, reply);
     }
 

@@ -5,12 +5,13 @@
 //! answer through a callback, never by waiting.
 //!
 //! Reading order: [`ports`] (what this needs from the rest), [`Fs`], `call`, `attr`, `atime`,
-//! `lookup`, `make`, `names`, `setattr`, `file`, `privileges`, `token`, `locks`, `xattr`, `rules`,
+//! `lookup`, `make`, `names`, `setattr`, `file`, `privileges`, `token`, `barrier`, `locks`, `xattr`, `rules`,
 //! `orphans`,
 //! `unnamed`.
 
 mod atime;
 mod attr;
+mod barrier;
 mod call;
 mod error;
 mod file;
@@ -30,6 +31,7 @@ mod xattr;
 
 pub use atime::AtimeRule;
 pub use attr::Attr;
+pub use barrier::{BARRIER_LEN_MAX, is_barrier};
 pub use call::Call;
 pub use error::FsError;
 pub use file::Written;

@@ -1,5 +1,6 @@
 //! Reading one's own writes on another node, by the GSN as a token.
 
+use std::io::Write;
 use std::path::Path;
 
 use tests::cluster::{Cluster, Wishes};
@@ -69,4 +70,25 @@ fn waiting_for_a_zone_that_is_cut_off_ends_with_its_patience() {
     cluster.heal();
     cluster.fusion("z1", &["wait", "--gsn", &gsn, "--zone", "z3"]).expect_ok();
     assert!(cluster.mount("z3").join("d").is_dir());
+}
+
+#[test]
+fn a_barrier_shows_what_was_written_elsewhere_before_it() {
+    let wishes = Wishes { round_trips_ms: vec![10.0, 40.0, 45.0], ..Wishes::default() };
+    let Some(cluster) = Cluster::start_with(&wishes) else { return };
+    let (here, there) = (cluster.mount("z1").join("f"), cluster.mount("z3").join("f"));
+    std::fs::write(&here, b"").expect("a file");
+    cluster.wait_for_path("z3", "f");
+    // Still open and not sealed: the barrier has its writer publish it.
+    let mut writer = std::fs::File::options().write(true).open(&here).expect("opens");
+    for round in 1..=10 {
+        writer.write_all(b"x").expect("writes");
+        let made = cluster.mount("z1").join(format!("made-{round}"));
+        std::fs::create_dir(&made).expect("a directory");
+        let path = there.to_str().expect("temporary paths are UTF-8");
+        cluster.fusion("z3", &["sync", path]).expect_ok();
+        assert_eq!(std::fs::read(&there).expect("reads").len(), round);
+        assert_eq!(std::fs::metadata(&there).expect("stat").len(), round as u64);
+        assert!(cluster.mount("z3").join(format!("made-{round}")).is_dir());
+    }
 }

@@ -12,7 +12,7 @@ use engine::outcome::{Outcome, Refusal};
 
 use super::error::FsError;
 use super::fs::{Fs, FsDone, expect_done};
-use super::ports::{BodyError, Caller};
+use super::ports::{BodyError, Caller, ProposeError};
 
 /// How long one call goes on asking for a token that other nodes keep taking back.
 #[derive(Clone)]
@@ -138,7 +138,11 @@ impl Fs {
                 caller.begin_wait();
                 let ring = Arc::clone(&fs.ring);
                 let recalled = Box::new(move |result| match result {
-                    Ok(()) => fs.agree_recalling(caller, ino, repeat, patience, done),
+                    // The holder may have given it up meanwhile, or not know the file any more:
+                    // the next attempt shows what became of it.
+                    Ok(()) | Err(ProposeError::NoQuorum { .. }) => {
+                        fs.agree_recalling(caller, ino, repeat, patience, done);
+                    }
                     Err(e) => done(Err(FsError::Order(e))),
                 });
                 ring.recall(holder, ino, recalled);

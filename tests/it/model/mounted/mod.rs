@@ -1,7 +1,7 @@
 //! The same system calls by several processes of several users on a real mount and on tmpfs,
 //! which is the reference: every answer is the same, and so is the tree in the end.
 //!
-//! `PROPTEST_CASES` scales the number of sequences.
+//! `PROPTEST_CASES` scales the number of sequences, and `PROPTEST_RNG_SEED` chooses others.
 
 mod call;
 mod process;
@@ -12,7 +12,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
 use tests::cluster::{Cluster, Wishes};
 use tests::wait::wait_for_ok;
 
@@ -31,9 +31,15 @@ fn bursts(zones: usize) -> impl Strategy<Value = Vec<Burst>> {
 }
 
 fn config(cases: u32) -> Config {
-    let scale = ProptestConfig::default().cases; // 256 unless PROPTEST_CASES says
+    let defaults = Config::default();
     Config {
-        cases: (cases * scale).div_ceil(256),
+        // 256 unless PROPTEST_CASES says otherwise.
+        cases: (cases * defaults.cases).div_ceil(256),
+        // A change is judged by the same sequences each time.
+        rng_seed: match defaults.rng_seed {
+            RngSeed::Random => RngSeed::Fixed(1),
+            given => given,
+        },
         max_shrink_iters: 400,
         failure_persistence: None,
         ..Config::default()

@@ -141,6 +141,11 @@ fn on_file(call: &Call, fd: i32) -> io::Result<Answer> {
             Ok(Answer::Number(written as u64))
         }
         Call::Seek { offset, whence, .. } => {
+            // Positions in a directory mean something only to their own filesystem.
+            let is_directory = borrowed(fd).metadata()?.is_dir();
+            if is_directory && *whence != libc::SEEK_SET {
+                return Ok(Answer::Nothing);
+            }
             // SAFETY: plain system call.
             Ok(Answer::Number(number(unsafe { libc::lseek(fd, *offset, *whence) })?))
         }

@@ -15,10 +15,12 @@ use minicbor::{Decode, Encode};
 use rocksdb::WriteBatch;
 
 use crate::database::{Database, Family, VolumeState};
+use crate::order::put_order_mark;
 use crate::schema::{
-    InstallRecord, install_record_key, other_generation, seal, tables_prefix, unseal, volume_prefix,
+    InstallRecord, install_record_key, order_marks_prefix, other_generation, seal, tables_prefix,
+    unseal, volume_prefix,
 };
-use crate::tables::{SnapshotTables, delete_other_generation, put_volume_record};
+use crate::tables::{InstallingTables, SnapshotTables, delete_other_generation, put_volume_record};
 use crate::{Store, StoreError};
 
 /// A segment is closed when it holds this many bytes of keys and values: small enough to be a
@@ -102,6 +104,11 @@ impl CheckpointReader {
         self.tables.header()
     }
 
+    /// About how many bytes the tables have on disk, for people who wait.
+    pub fn bytes_estimate(&self) -> u64 {
+        self.tables.approximate_bytes()
+    }
+
     /// The segment that follows the key `after`, or the first.
     pub fn segment(&self, after: Option<&[u8]>) -> Result<CheckpointSegment, StoreError> {
         let mut entries: Vec<(ByteVec, ByteVec)> = Vec::new();
@@ -142,6 +149,18 @@ impl Store {
         Ok(CheckpointReader { tables: self.snapshot(volume)? })
     }
 
+    /// The checkpoint of `volume` that is being taken over, or was when the process ended, and
+    /// the last key that is here.
+    pub fn pending_install(
+        &self,
+        volume: VolumeId,
+    ) -> Result<Option<(Header, Option<Vec<u8>>)>, StoreError> {
+        let key = install_record_key(volume);
+        let Some(bytes) = self.db().get(Family::Tables, &key)? else { return Ok(None) };
+        let record: InstallRecord = unseal("the install record", &key, &bytes)?;
+        Ok(Some((record.header, record.after)))
+    }
+
     /// Begins to take over the tables of `volume` at `header`, or goes on with an install
     /// that was interrupted at the same header. The tables that are there stay readable until
     /// [`CheckpointInstall::finish`].
@@ -176,6 +195,7 @@ impl Store {
             header: header.clone(),
             after: None,
             complete: false,
+            bytes: None,
         };
         let mut batch = WriteBatch::default();
         delete_other_generation(&db, &mut batch, volume, live);
@@ -189,6 +209,29 @@ impl CheckpointInstall {
     /// The last key that is here: ask for the segment after it.
     pub fn resume_after(&self) -> Option<&[u8]> {
         self.record.after.as_deref()
+    }
+
+    /// Where the order stands in these tables.
+    pub fn header(&self) -> &Header {
+        &self.record.header
+    }
+
+    /// Bytes of keys and values that are here.
+    pub fn bytes(&self) -> u64 {
+        self.record.bytes.unwrap_or(0)
+    }
+
+    /// What is here of the tables, to be checked before [`Self::finish`].
+    pub fn tables(&self) -> InstallingTables<'_> {
+        let prefix = tables_prefix(self.volume, self.record.generation);
+        InstallingTables { db: &self.db, prefix }
+    }
+
+    /// Gives the checkpoint up: the next one begins anew.
+    pub fn discard(self) -> Result<(), StoreError> {
+        let mut batch = WriteBatch::default();
+        batch.delete_cf(self.db.family(Family::Tables), install_record_key(self.volume));
+        self.db.write(batch)
     }
 
     /// Whether the last segment has been written.
@@ -228,8 +271,13 @@ impl CheckpointInstall {
         for (key, value) in &segment.entries {
             batch.put_cf(family, [&head[..], key.as_slice()].concat(), value.as_slice());
         }
-        let record =
-            InstallRecord { after: previous, complete: segment.last, ..self.record.clone() };
+        let new = segment.entries.iter().map(|(key, value)| (key.len() + value.len()) as u64);
+        let record = InstallRecord {
+            after: previous,
+            complete: segment.last,
+            bytes: Some(self.bytes() + new.sum::<u64>()),
+            ..self.record.clone()
+        };
         let key = install_record_key(self.volume);
         batch.put_cf(family, &key, seal(&key, &record));
         self.db.write(batch)?;
@@ -242,20 +290,31 @@ impl CheckpointInstall {
     /// install, because a reader may be in the middle of them.
     ///
     /// # Errors
-    /// [`StoreError::Invalid`] before the last segment.
+    /// [`StoreError::Invalid`] before the last segment, and if the live tables have overtaken
+    /// it meanwhile.
     pub fn finish(self) -> Result<(), StoreError> {
         if !self.record.complete {
             return Err(StoreError::Invalid("checkpoint: segments are missing".to_owned()));
         }
+        let applied = self.db.volumes.read().get(&self.volume).map(|state| state.gsn);
+        if applied.is_some_and(|applied| applied >= self.record.header.gsn) {
+            let gsn = self.record.header.gsn;
+            self.discard()?;
+            return Err(StoreError::Invalid(format!("checkpoint: the tables are beyond {gsn}")));
+        }
         let InstallRecord { generation, header, .. } = &self.record;
         let mut volumes = self.db.volumes.write();
+        let order_bytes = volumes.get(&self.volume).map_or(0, |state| state.order_bytes);
+        let state = VolumeState { generation: *generation, gsn: header.gsn, order_bytes };
         let mut batch = WriteBatch::default();
-        put_volume_record(&self.db, &mut batch, self.volume, *generation, header);
+        put_volume_record(&self.db, &mut batch, self.volume, state, header);
         batch.delete_cf(self.db.family(Family::Tables), install_record_key(self.volume));
         self.db.delete_prefix(&mut batch, Family::Order, &volume_prefix(self.volume));
+        self.db.delete_prefix(&mut batch, Family::Tables, &order_marks_prefix(self.volume));
+        put_order_mark(&self.db, &mut batch, self.volume, state);
         self.db.write(batch)?;
         self.db.sync()?;
-        volumes.insert(self.volume, VolumeState { generation: *generation, gsn: header.gsn });
+        volumes.insert(self.volume, state);
         Ok(())
     }
 }

@@ -12,7 +12,6 @@ use rocksdb::{
     DBRecoveryMode, ReadOptions, SliceTransform, WriteBatch, WriteOptions,
 };
 
-use crate::layout::Layout;
 use crate::schema;
 use crate::sync_gate::SyncGate;
 use crate::synced::SyncedMark;
@@ -64,6 +63,18 @@ const WAL_BYTES_MAX: u64 = 256 << 20;
 pub struct VolumeState {
     pub generation: u8,
     pub gsn: Gsn,
+    /// Bytes of all order records that were ever stored.
+    pub order_bytes: u64,
+}
+
+/// What is expected of a directory that is opened as a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nothing: one is made.
+    New,
+    Sound,
+    /// Perhaps something can still be read. Nothing is written.
+    Damaged,
 }
 
 /// Sees a key and its value; says whether it wants more.
@@ -74,6 +85,7 @@ pub struct Database {
     gate: SyncGate,
     synced: SyncedMark,
     poison: OnceLock<String>,
+    damage: OnceLock<String>,
     /// What the volume records say, kept here because every read needs the generation.
     pub volumes: RwLock<BTreeMap<VolumeId, VolumeState>>,
     // After `db`, so that the lock is released when the database is closed.
@@ -81,29 +93,33 @@ pub struct Database {
 }
 
 impl Database {
-    /// Opens the database, or makes a new one where there is none and `new` is set.
+    /// Opens the database in `dir`, or makes it.
     pub fn open(
-        layout: &Layout,
+        dir: &Path,
+        synced: SyncedMark,
         options: &Options,
-        new: bool,
+        place: Place,
         lock: File,
     ) -> Result<Database, StoreError> {
-        let synced = if new {
-            SyncedMark::create(&layout.synced_file())?
-        } else {
-            SyncedMark::open(&layout.synced_file())?
-        };
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
         let families = Family::ALL.map(|family| {
             ColumnFamilyDescriptor::new(family.name(), family_options(family, options, &cache))
         });
-        let db = DB::open_cf_descriptors(&database_options(options, new), layout.db(), families)
-            .map_err(|error| match error.kind() {
-                rocksdb::ErrorKind::Corruption | rocksdb::ErrorKind::InvalidArgument => {
-                    StoreError::damaged("the database", error)
-                }
-                _ => StoreError::Database { doing: "be opened", source: error },
-            })?;
+        let how = database_options(options, place == Place::New);
+        let db = match place {
+            Place::New | Place::Sound => DB::open_cf_descriptors(&how, dir, families),
+            Place::Damaged => DB::open_cf_descriptors_read_only(&how, dir, families, false),
+        };
+        let db = db.map_err(|error| match error.kind() {
+            rocksdb::ErrorKind::Corruption
+            | rocksdb::ErrorKind::InvalidArgument
+            | rocksdb::ErrorKind::NotFound => StoreError::damaged("the database", error),
+            // A file that its list of files names is gone: RocksDB reports the failed open.
+            rocksdb::ErrorKind::IOError if error.to_string().contains("No such file") => {
+                StoreError::damaged("the database", error)
+            }
+            _ => StoreError::Database { doing: "be opened", source: error },
+        })?;
 
         let (recovered, wanted) = (db.latest_sequence_number(), synced.sequence());
         if recovered < wanted {
@@ -117,9 +133,26 @@ impl Database {
             gate: SyncGate::default(),
             synced,
             poison: OnceLock::new(),
+            damage: OnceLock::new(),
             volumes: RwLock::default(),
             _lock: lock,
         })
+    }
+
+    /// What was found damaged while it was read, if anything was.
+    pub fn damage(&self) -> Option<&str> {
+        self.damage.get().map(String::as_str)
+    }
+
+    /// Remembers that something read is not what was written.
+    pub fn noticed<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(error @ StoreError::Damaged { .. }) = &result {
+            // A second one adds nothing to the first.
+            if self.damage.set(error.chain()).is_ok() {
+                tracing::error!(%error, "the database is damaged");
+            }
+        }
+        result
     }
 
     pub fn raw(&self) -> &DB {
@@ -179,9 +212,8 @@ impl Database {
 
     pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.check()?;
-        self.db
-            .get_cf(self.family(family), key)
-            .map_err(|source| StoreError::reading("read", source))
+        let value = self.db.get_cf(self.family(family), key);
+        self.noticed(value.map_err(|source| StoreError::reading("read", source)))
     }
 
     /// Visits the keys that start with `prefix`, ascending from `from` on, until `visit`
@@ -196,7 +228,7 @@ impl Database {
         self.check()?;
         let options = scan_options(family, prefix, ReadOptions::default());
         let rows = self.db.raw_iterator_cf_opt(self.family(family), options);
-        visit_rows(rows, prefix, from, visit)
+        self.noticed(visit_rows(rows, prefix, from, visit))
     }
 
     /// The last key that starts with `prefix`.
@@ -215,6 +247,36 @@ impl Database {
     pub fn delete_prefix(&self, batch: &mut WriteBatch, family: Family, prefix: &[u8]) {
         let end = schema::successor(prefix).expect("no prefix of ours is all 0xff");
         batch.delete_range_cf(self.family(family), prefix, &end);
+    }
+
+    /// Gives the space of deleted keys back to the file system. They must be deleted durably:
+    /// whole files go at once, which no log undoes. Takes as long as rewriting the few files
+    /// that hold other keys too.
+    pub fn reclaim(&self, family: Family, first: &[u8], last: &[u8]) -> Result<(), StoreError> {
+        self.check()?;
+        let family = self.family(family);
+        self.db
+            .delete_file_in_range_cf(family, first, last)
+            .map_err(|source| StoreError::Database { doing: "give space back", source })?;
+        self.db.compact_range_cf(family, Some(first), Some(last));
+        Ok(())
+    }
+
+    /// Rewrites the files that hold keys that start with `prefix`, without what was deleted.
+    pub fn compact(&self, family: Family, prefix: &[u8]) {
+        let end = schema::successor(prefix).expect("no prefix of ours is all 0xff");
+        self.db.compact_range_cf(self.family(family), Some(prefix), Some(end.as_slice()));
+    }
+
+    /// About how many bytes on disk the keys that start with `prefix` have.
+    pub fn approximate_bytes(&self, family: Family, prefix: &[u8]) -> u64 {
+        let end = schema::successor(prefix).expect("no prefix of ours is all 0xff");
+        let range = rocksdb::Range::new(prefix, &end);
+        self.db
+            .get_approximate_sizes_cf(self.family(family), &[range])
+            .first()
+            .copied()
+            .unwrap_or(0)
     }
 
     /// A consistent copy by hard links.

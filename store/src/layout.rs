@@ -51,6 +51,30 @@ impl Layout {
         self.root.join("synced")
     }
 
+    /// Exists while the database is not to be believed: why.
+    pub fn distrusted_file(&self) -> PathBuf {
+        self.root.join("distrusted")
+    }
+
+    /// The number of starts, for when the database is lost.
+    pub fn boots_file(&self) -> PathBuf {
+        self.root.join("boots")
+    }
+
+    /// The database that takes the place of a damaged one, while it is being made.
+    pub fn new_db(&self) -> PathBuf {
+        self.root.join("db.new")
+    }
+
+    pub fn new_synced_file(&self) -> PathBuf {
+        self.root.join("synced.new")
+    }
+
+    /// Copies of databases that went wrong, for a diagnosis.
+    pub fn evidence(&self) -> PathBuf {
+        self.root.join("evidence")
+    }
+
     pub fn identity(&self) -> PathBuf {
         self.root.join("identity")
     }
@@ -132,7 +156,7 @@ impl Layout {
 }
 
 /// Whether it was missing.
-fn make_dir(dir: &Path) -> Result<bool, StoreError> {
+pub fn make_dir(dir: &Path) -> Result<bool, StoreError> {
     match fs::DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(false),

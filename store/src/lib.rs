@@ -8,7 +8,7 @@
 //! after a failed fsync. It never says that bytes are durable before they are.
 //!
 //! Reading order: [`error`](StoreError), `layout`, `identity`, `database`, `store`, `log`,
-//! `order`, `tables`, `checkpoint`, `local`, then [`bodies`]. `docs/FORMAT.md` draws every
+//! `order`, `tables`, `checkpoint`, `repair`, `local`, then [`bodies`]. `docs/FORMAT.md` draws every
 //! byte.
 
 pub mod bodies;
@@ -20,6 +20,7 @@ mod layout;
 mod local;
 mod log;
 mod order;
+mod repair;
 mod schema;
 mod store;
 mod sync_gate;
@@ -32,5 +33,7 @@ pub use error::StoreError;
 pub use identity::{FORMAT_VERSION, Identity};
 pub use layout::Area;
 pub use local::LocalBatch;
+pub use order::OrderKept;
+pub use repair::Repaired;
 pub use store::{Options, Store};
-pub use tables::{LiveTables, SnapshotTables};
+pub use tables::{InstallingTables, LiveTables, SnapshotTables};

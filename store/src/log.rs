@@ -64,6 +64,7 @@ impl Store {
             ));
         }
         let mut recovered = Recovered::fresh(header);
+        recovered.forgetful = self.is_forgetful(volume)?;
         let prefix = volume_prefix(volume);
         self.db().scan(Family::Log, &prefix, &prefix, &mut |key, value| {
             let what = "the agreement log";

@@ -4,8 +4,12 @@ use engine::consensus::record::OrderRecord;
 use engine::ids::{Gsn, VolumeId};
 use rocksdb::WriteBatch;
 
-use crate::database::Family;
-use crate::schema::{order_key, order_key_gsn, unseal, volume_prefix};
+use crate::database::{Database, Family, VolumeState};
+use crate::schema::{
+    Number, order_key, order_key_gsn, order_mark_gsn, order_mark_key, order_marks_prefix, seal,
+    seal_order, unseal, volume_prefix,
+};
+use crate::tables::state_of;
 use crate::{Store, StoreError};
 
 impl Store {
@@ -21,6 +25,17 @@ impl Store {
         from: Gsn,
         bytes_max: usize,
     ) -> Result<Vec<OrderRecord>, StoreError> {
+        self.order_between(volume, from, Gsn(u64::MAX), bytes_max)
+    }
+
+    /// As [`Self::order`], but not beyond `upto`.
+    pub fn order_between(
+        &self,
+        volume: VolumeId,
+        from: Gsn,
+        upto: Gsn,
+        bytes_max: usize,
+    ) -> Result<Vec<OrderRecord>, StoreError> {
         let mut records: Vec<OrderRecord> = Vec::new();
         let mut bytes = 0;
         let mut expected = from;
@@ -31,6 +46,9 @@ impl Store {
                 return Ok(false);
             }
             let gsn = order_key_gsn(key)?;
+            if gsn > upto {
+                return Ok(false);
+            }
             if gsn != expected {
                 if records.is_empty() {
                     return Ok(false);
@@ -69,12 +87,101 @@ impl Store {
         }
     }
 
-    /// Drops the agreements before `below`. Nodes that are further behind need a checkpoint
-    /// then, so the caller decides when nobody is, or when the space is worth more.
+    /// How much of the order is kept; `None` if nothing is.
+    pub fn order_kept(&self, volume: VolumeId) -> Result<Option<OrderKept>, StoreError> {
+        let Some((oldest, newest)) = self.order_range(volume)? else { return Ok(None) };
+        let all = state_of(self.db(), volume)?.order_bytes;
+        let before = match self.first_mark(volume)? {
+            // Otherwise nothing was cut off yet, or it began with a checkpoint.
+            Some((mark, bytes)) if mark < oldest => bytes,
+            _ => 0,
+        };
+        Ok(Some(OrderKept { oldest, newest, bytes: all.saturating_sub(before) }))
+    }
+
+    /// The least GSN so that the agreements from there on have at most about `bytes_max` bytes:
+    /// exact to [`MARK_EVERY`] agreements.
+    pub fn order_cut(&self, volume: VolumeId, bytes_max: u64) -> Result<Gsn, StoreError> {
+        let all = state_of(self.db(), volume)?.order_bytes;
+        let mut cut = Gsn(0);
+        let prefix = order_marks_prefix(volume);
+        self.db().scan(Family::Tables, &prefix, &prefix, &mut |key, value| {
+            let bytes = unseal::<Number>("the marks of the order", key, value)?.value;
+            if all.saturating_sub(bytes) > bytes_max {
+                cut = order_mark_gsn(key)?.next();
+                return Ok(true);
+            }
+            if cut > Gsn(0) {
+                cut = order_mark_gsn(key)?.next();
+            }
+            Ok(false)
+        })?;
+        Ok(cut)
+    }
+
+    /// Drops the agreements before `below`, and gives their space back. Nodes that are further
+    /// behind need a checkpoint then, so the caller decides when nobody is, or when the space
+    /// is worth more. Takes a while.
     pub fn truncate_order(&self, volume: VolumeId, below: Gsn) -> Result<(), StoreError> {
+        let db = self.db();
         let mut batch = WriteBatch::default();
-        let family = self.db().family(Family::Order);
-        batch.delete_range_cf(family, order_key(volume, Gsn(0)), order_key(volume, below));
-        self.db().write(batch)
+        let (first, end) = (order_key(volume, Gsn(0)), order_key(volume, below));
+        batch.delete_range_cf(db.family(Family::Order), first, end);
+        // The mark before the first kept agreement stays: it tells where its bytes begin.
+        let marked = Gsn(below.0.saturating_sub(1) / MARK_EVERY * MARK_EVERY);
+        let marks = [Gsn(0), marked].map(|gsn| order_mark_key(volume, gsn));
+        batch.delete_range_cf(db.family(Family::Tables), &marks[0], &marks[1]);
+        db.write(batch)?;
+        // Whole files go below: after power loss the order must not come back with a hole.
+        db.sync()?;
+        let last = order_key(volume, Gsn(below.0.saturating_sub(1)));
+        db.reclaim(Family::Order, &first, &last)
+    }
+
+    fn first_mark(&self, volume: VolumeId) -> Result<Option<(Gsn, u64)>, StoreError> {
+        let mut first = None;
+        let prefix = order_marks_prefix(volume);
+        self.db().scan(Family::Tables, &prefix, &prefix, &mut |key, value| {
+            let bytes = unseal::<Number>("the marks of the order", key, value)?.value;
+            first = Some((order_mark_gsn(key)?, bytes));
+            Ok(false)
+        })?;
+        Ok(first)
     }
 }
+
+/// The agreements that a store still has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrderKept {
+    pub oldest: Gsn,
+    pub newest: Gsn,
+    /// As they were written: the file system holds less, since they are compressed.
+    pub bytes: u64,
+}
+
+/// Adds the next agreement to a batch. The caller has moved `state` on to its GSN.
+pub fn put_order(
+    db: &Database,
+    batch: &mut WriteBatch,
+    volume: VolumeId,
+    state: &mut VolumeState,
+    record: &OrderRecord,
+) {
+    let key = order_key(volume, record.gsn);
+    let value = seal_order(&key, record);
+    state.order_bytes += (key.len() + value.len()) as u64;
+    batch.put_cf(db.family(Family::Order), key, value);
+    if record.gsn.0.is_multiple_of(MARK_EVERY) {
+        put_order_mark(db, batch, volume, *state);
+    }
+}
+
+/// Notes how many bytes of order records were stored up to `state`.
+pub fn put_order_mark(db: &Database, batch: &mut WriteBatch, volume: VolumeId, state: VolumeState) {
+    let key = order_mark_key(volume, state.gsn);
+    let mark = Number { value: state.order_bytes };
+    batch.put_cf(db.family(Family::Tables), &key, seal(&key, &mark));
+}
+
+/// One mark for so many agreements: some ten bytes each, and exact enough to cut by.
+pub const MARK_EVERY: u64 = 256;

@@ -163,6 +163,9 @@ pub struct VolumeRecord {
     pub generation: u8,
     #[n(1)]
     pub header: Header,
+    /// Bytes of all order records that were ever stored here: see [`order_mark_key`].
+    #[n(2)]
+    pub order_bytes: Option<u64>,
 }
 
 /// A checkpoint that is being written into the generation that is not live.
@@ -178,6 +181,9 @@ pub struct InstallRecord {
     pub after: Option<Vec<u8>>,
     #[n(3)]
     pub complete: bool,
+    /// Bytes of keys and values that were written.
+    #[n(4)]
+    pub bytes: Option<u64>,
 }
 
 /// A counter or another single number.
@@ -202,6 +208,8 @@ pub struct IdentityRecord {
 
 pub const BOOT_KEY: &[u8] = b"boot";
 pub const IDENTITY_KEY: &[u8] = b"identity";
+/// The log was lost; followed by a volume: the node votes there again.
+pub const AMNESIA_KEY: &[u8] = b"amnesia";
 
 /// The part of a volume's keys in `tables` that is the store's own.
 const SYSTEM_GENERATION: u8 = 0;
@@ -227,6 +235,24 @@ pub fn volume_record_key(volume: VolumeId) -> Vec<u8> {
 
 pub fn install_record_key(volume: VolumeId) -> Vec<u8> {
     [&tables_prefix(volume, SYSTEM_GENERATION)[..], b"install"].concat()
+}
+
+/// At some GSNs, the value that [`VolumeRecord::order_bytes`] had there: tells how large a part
+/// of the stored order is, without reading it.
+pub fn order_mark_key(volume: VolumeId, gsn: Gsn) -> Vec<u8> {
+    [&order_marks_prefix(volume)[..], &gsn.0.to_be_bytes()].concat()
+}
+
+/// The GSN of a mark's key.
+pub fn order_mark_gsn(key: &[u8]) -> Result<Gsn, StoreError> {
+    let gsn = key.last_chunk::<8>().map(|gsn| Gsn(u64::from_be_bytes(*gsn)));
+    gsn.ok_or_else(|| {
+        StoreError::damaged("the marks of the order", format!("key {}", crate::identity::hex(key)))
+    })
+}
+
+pub fn order_marks_prefix(volume: VolumeId) -> Vec<u8> {
+    [&tables_prefix(volume, SYSTEM_GENERATION)[..], b"order"].concat()
 }
 
 /// The least key above every key that starts with `prefix`; `None` if there is none.

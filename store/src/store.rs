@@ -11,10 +11,12 @@ use rocksdb::WriteBatch;
 use rustix::fs::FlockOperation;
 
 use crate::bodies::Bodies;
-use crate::database::{Database, Family};
+use crate::database::{Database, Family, Place};
 use crate::identity::{self, Identity};
-use crate::layout::{Layout, remove_file, sync_dir};
+use crate::layout::{Layout, make_dir, remove_file, sync_dir, write_atomic};
+use crate::repair::Boots;
 use crate::schema::{self, BOOT_KEY, IDENTITY_KEY, IdentityRecord, Number};
+use crate::synced::SyncedMark;
 use crate::{StoreError, tables};
 
 /// How to open a store.
@@ -78,7 +80,8 @@ impl Store {
         File::create(layout.creating_file())
             .map_err(StoreError::io("create", &layout.creating_file()))?;
         layout.make_dirs()?;
-        let db = Database::open(&layout, options, true, lock)?;
+        let synced = SyncedMark::create(&layout.synced_file())?;
+        let db = Database::open(&layout.db(), synced, options, Place::New, lock)?;
         let mut batch = WriteBatch::default();
         let record = IdentityRecord {
             cluster: identity.cluster,
@@ -111,7 +114,11 @@ impl Store {
         }
         let lock = lock(&layout)?;
         layout.make_dirs()?;
-        let db = Database::open(&layout, options, false, lock)?;
+        if let Some(reason) = Store::distrusted(dir)? {
+            return Err(StoreError::damaged("the database", reason));
+        }
+        let synced = SyncedMark::open(&layout.synced_file())?;
+        let db = Database::open(&layout.db(), synced, options, Place::Sound, lock)?;
 
         let record: IdentityRecord = match db.get(Family::Meta, IDENTITY_KEY)? {
             Some(bytes) => schema::unseal("the identity record", IDENTITY_KEY, &bytes)?,
@@ -135,7 +142,7 @@ impl Store {
         db: Database,
         options: &Options,
     ) -> Result<Store, StoreError> {
-        let boot = count_boot(&db)?;
+        let boot = count_boot(&db, &layout)?;
         tables::load_volumes(&db)?;
         let db = Arc::new(db);
         let bodies = Bodies::open(layout.clone(), Arc::clone(&db), boot, options.reserve_bytes)?;
@@ -163,6 +170,26 @@ impl Store {
     /// Why the store stopped, if a write or fsync failed.
     pub fn poisoned(&self) -> Option<&str> {
         self.shared.db.poisoned()
+    }
+
+    /// What was read and is not what was written, if anything: the database is not to be
+    /// believed any more.
+    pub fn damage(&self) -> Option<&str> {
+        self.shared.db.damage()
+    }
+
+    /// Keeps a copy of the database, by hard links, in `STORE/evidence/NAME`, with the reason
+    /// in a file beside it. One of that name that is there stays as it is.
+    pub fn keep_evidence(&self, name: &str, reason: &str) -> Result<PathBuf, StoreError> {
+        let layout = &self.shared.layout;
+        make_dir(&layout.evidence())?;
+        let dir = layout.evidence().join(name);
+        if make_dir(&dir)? {
+            write_atomic(&dir.join("why.txt"), reason.as_bytes())?;
+            self.db().checkpoint(&dir.join("db"))?;
+            sync_dir(&layout.evidence())?;
+        }
+        Ok(dir)
     }
 
     pub fn bodies(&self) -> &Bodies {
@@ -204,7 +231,7 @@ impl Store {
 }
 
 /// Takes the store for this process until the file is closed.
-fn lock(layout: &Layout) -> Result<File, StoreError> {
+pub fn lock(layout: &Layout) -> Result<File, StoreError> {
     let path = layout.lock_file();
     let file = File::options()
         .read(true)
@@ -242,7 +269,7 @@ fn clear_unfinished(layout: &Layout) -> Result<(), StoreError> {
     fs::remove_dir_all(layout.db()).map_err(StoreError::io("remove", &layout.db()))
 }
 
-fn count_boot(db: &Database) -> Result<u64, StoreError> {
+fn count_boot(db: &Database, layout: &Layout) -> Result<u64, StoreError> {
     let before = match db.get(Family::Meta, BOOT_KEY)? {
         Some(bytes) => schema::unseal::<Number>("the boot counter", BOOT_KEY, &bytes)?.value,
         None => 0,
@@ -252,6 +279,7 @@ fn count_boot(db: &Database) -> Result<u64, StoreError> {
     batch.put_cf(db.family(Family::Meta), BOOT_KEY, schema::seal(BOOT_KEY, &boot));
     db.write(batch)?;
     db.sync()?;
+    Boots::write(layout, boot.value)?;
     Ok(boot.value)
 }
 

@@ -8,9 +8,10 @@ use engine::namespace::tables::{Changes, Tables, TablesError};
 use rocksdb::{DB, ReadOptions, Snapshot, WriteBatch};
 
 use crate::database::{Database, Family, Visit, VolumeState, scan_options, visit_rows};
+use crate::order::put_order;
 use crate::schema::{
-    VolumeRecord, install_record_key, order_key, other_generation, seal, seal_order, tables_prefix,
-    unseal, volume_record_key,
+    VolumeRecord, install_record_key, other_generation, seal, tables_prefix, unseal,
+    volume_record_key,
 };
 use crate::{Store, StoreError};
 
@@ -35,10 +36,10 @@ impl Store {
         if volumes.contains_key(&volume) {
             return Err(StoreError::VolumeExists(volume));
         }
-        let state = VolumeState { generation: 1, gsn: header.gsn };
+        let state = VolumeState { generation: 1, gsn: header.gsn, order_bytes: 0 };
         let mut batch = WriteBatch::default();
         put_changes(db, &mut batch, volume, state.generation, changes);
-        put_volume_record(db, &mut batch, volume, state.generation, header);
+        put_volume_record(db, &mut batch, volume, state, header);
         db.write(batch)?;
         db.sync()?;
         volumes.insert(volume, state);
@@ -69,20 +70,31 @@ impl Store {
         order: &[OrderRecord],
     ) -> Result<(), StoreError> {
         let db = self.db();
-        let state = state_of(db, volume)?;
-        let mut gsn = state.gsn;
+        let mut state = state_of(db, volume)?;
         let mut batch = WriteBatch::default();
         for record in order {
-            assert_eq!(record.gsn, gsn.next(), "agreements apply without gaps");
-            gsn = record.gsn;
-            let key = order_key(volume, gsn);
-            batch.put_cf(db.family(Family::Order), key, seal_order(&key, record));
+            assert_eq!(record.gsn, state.gsn.next(), "agreements apply without gaps");
+            state.gsn = record.gsn;
+            put_order(db, &mut batch, volume, &mut state, record);
         }
-        assert_eq!(header.gsn, gsn, "the header describes the last applied agreement");
+        assert_eq!(header.gsn, state.gsn, "the header describes the last applied agreement");
         put_changes(db, &mut batch, volume, state.generation, changes);
-        put_volume_record(db, &mut batch, volume, state.generation, header);
+        put_volume_record(db, &mut batch, volume, state, header);
         db.write(batch)?;
-        db.volumes.write().insert(volume, VolumeState { gsn, ..state });
+        db.volumes.write().insert(volume, state);
+        Ok(())
+    }
+
+    /// Removes the tables that an installed checkpoint replaced. Nothing may be reading the
+    /// live tables (a snapshot is none of them), and no checkpoint may be on its way in.
+    pub fn remove_replaced(&self, volume: VolumeId) -> Result<(), StoreError> {
+        remove_replaced(self.db(), volume, state_of(self.db(), volume)?.generation)
+    }
+
+    /// Gives the space of replaced tables back. Takes a while.
+    pub fn compact_replaced(&self, volume: VolumeId) -> Result<(), StoreError> {
+        let live = state_of(self.db(), volume)?.generation;
+        self.db().compact(Family::Tables, &tables_prefix(volume, other_generation(live)));
         Ok(())
     }
 
@@ -97,12 +109,33 @@ impl Store {
         self.db().check()?;
         let held = HeldSnapshot::new(Arc::clone(self.db()));
         let key = volume_record_key(volume);
-        let bytes = held
-            .get(&key)
-            .map_err(|source| StoreError::reading("read", source))?
-            .ok_or(StoreError::UnknownVolume(volume))?;
+        let bytes = held.get(&key)?.ok_or(StoreError::UnknownVolume(volume))?;
         let record: VolumeRecord = unseal("the volume record", &key, &bytes)?;
         Ok(SnapshotTables { inner: Arc::new(SnapshotInner { held, volume, record }) })
+    }
+}
+
+/// Reads of a checkpoint that is being taken over.
+pub struct InstallingTables<'a> {
+    pub db: &'a Database,
+    pub prefix: [u8; 5],
+}
+
+impl Tables for InstallingTables<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, TablesError> {
+        Ok(self.db.get(Family::Tables, &[&self.prefix, key].concat())?)
+    }
+
+    fn scan(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), TablesError> {
+        let (prefix, from) = ([&self.prefix, prefix].concat(), [&self.prefix, from].concat());
+        Ok(self.db.scan(Family::Tables, &prefix, &from, &mut |key, value| {
+            Ok(visit(&key[self.prefix.len()..], value))
+        })?)
     }
 }
 
@@ -121,7 +154,11 @@ pub fn load_volumes(db: &Database) -> Result<(), StoreError> {
         let key = volume_record_key(volume);
         if let Some(bytes) = db.get(Family::Tables, &key)? {
             let record: VolumeRecord = unseal("the volume record", &key, &bytes)?;
-            let state = VolumeState { generation: record.generation, gsn: record.header.gsn };
+            let state = VolumeState {
+                generation: record.generation,
+                gsn: record.header.gsn,
+                order_bytes: record.order_bytes.unwrap_or(0),
+            };
             db.volumes.write().insert(volume, state);
             remove_replaced(db, volume, state.generation)?;
         }
@@ -149,11 +186,13 @@ pub fn put_volume_record(
     db: &Database,
     batch: &mut WriteBatch,
     volume: VolumeId,
-    generation: u8,
+    state: VolumeState,
     header: &Header,
 ) {
     let key = volume_record_key(volume);
-    let record = VolumeRecord { generation, header: header.clone() };
+    let VolumeState { generation, order_bytes, .. } = state;
+    let (header, order_bytes) = (header.clone(), Some(order_bytes));
+    let record = VolumeRecord { generation, header, order_bytes };
     batch.put_cf(db.family(Family::Tables), &key, seal(&key, &record));
 }
 
@@ -239,6 +278,11 @@ impl SnapshotTables {
         tables_prefix(self.inner.volume, self.inner.record.generation)
     }
 
+    /// Bytes on disk, roughly.
+    pub(crate) fn approximate_bytes(&self) -> u64 {
+        self.inner.held.db.approximate_bytes(Family::Tables, &self.prefix())
+    }
+
     /// [`Tables::scan`] whose visitor may fail.
     pub(crate) fn try_scan(
         &self,
@@ -254,8 +298,7 @@ impl SnapshotTables {
 
 impl Tables for SnapshotTables {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, TablesError> {
-        let value = self.inner.held.get(&[&self.prefix(), key].concat());
-        Ok(value.map_err(|source| StoreError::reading("read", source))?)
+        Ok(self.inner.held.get(&[&self.prefix(), key].concat())?)
     }
 
     fn scan(
@@ -287,13 +330,15 @@ impl HeldSnapshot {
         HeldSnapshot { snapshot, db }
     }
 
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, rocksdb::Error> {
-        self.snapshot.get_cf(self.db.family(Family::Tables), key)
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let value = self.snapshot.get_cf(self.db.family(Family::Tables), key);
+        self.db.noticed(value.map_err(|source| StoreError::reading("read", source)))
     }
 
     fn scan(&self, prefix: &[u8], from: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let options = scan_options(Family::Tables, prefix, ReadOptions::default());
         let family = self.db.family(Family::Tables);
-        visit_rows(self.snapshot.raw_iterator_cf_opt(family, options), prefix, from, visit)
+        let rows = self.snapshot.raw_iterator_cf_opt(family, options);
+        self.db.noticed(visit_rows(rows, prefix, from, visit))
     }
 }

@@ -139,6 +139,43 @@ fn order_is_read_in_pieces_and_truncated() {
 }
 
 #[test]
+fn the_order_is_cut_by_bytes_and_its_space_is_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = create(dir.path());
+    store.initialize(V, &Changes::new(), &header(0)).unwrap();
+    let apply = |from: u64, to: u64| {
+        for gsn in from..=to {
+            store.apply(V, &Changes::new(), &header(gsn), &[tick(gsn)]).unwrap();
+        }
+    };
+    apply(1, 3000);
+    let all = store.order_kept(V).unwrap().unwrap();
+    assert_eq!((all.oldest, all.newest), (Gsn(1), Gsn(3000)));
+    let each = all.bytes / 3000;
+    assert!(each > 10, "{all:?}");
+    assert_eq!(store.order_cut(V, u64::MAX).unwrap(), Gsn(0), "nothing has to go");
+
+    // Exact to the marks, and never more than what was asked for.
+    let cut = store.order_cut(V, each * 1000).unwrap();
+    assert!(Gsn(2000) <= cut && cut <= Gsn(2000 + 257), "{cut}");
+    store.truncate_order(V, cut).unwrap();
+    let kept = store.order_kept(V).unwrap().unwrap();
+    assert_eq!((kept.oldest, kept.newest), (cut, Gsn(3000)));
+    assert!(kept.bytes <= each * 1001 && kept.bytes >= each * 700, "{kept:?}");
+    assert_eq!(store.order_cut(V, each * 1000 + each).unwrap(), Gsn(0), "nothing more has to go");
+
+    // Later cuts count on from there.
+    apply(3001, 6000);
+    let cut = store.order_cut(V, each * 1000).unwrap();
+    assert!(Gsn(5000) <= cut && cut <= Gsn(5000 + 257), "{cut}");
+    store.truncate_order(V, cut).unwrap();
+    drop(store);
+    let store = Store::open(dir.path(), &options()).unwrap();
+    assert_eq!(store.order_kept(V).unwrap().unwrap().oldest, cut);
+    assert_eq!(store.order(V, cut, usize::MAX).unwrap().len() as u64, 6000 - cut.0 + 1);
+}
+
+#[test]
 fn log_comes_back_as_it_was_and_without_what_was_truncated() {
     let dir = tempfile::tempdir().unwrap();
     let store = create(dir.path());

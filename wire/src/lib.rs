@@ -24,6 +24,7 @@ pub use endpoint::stats::{PeerStats, WireStats};
 pub use endpoint::{Wire, WireError};
 pub use identity::{Authority, IdentityError, NodeIdentity, NodeKey, NodeName};
 pub use message::join::{JoinReply, JoinRequest};
+pub use message::packed::Packed;
 pub use message::request::{Ask, Class, Request};
 pub use message::response::{RefusedCode, Response};
 pub use token::{JoinToken, TokenError};

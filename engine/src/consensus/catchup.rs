@@ -1,5 +1,5 @@
 //! Catching up from the agreed order, where the lanes cannot help: after a restart, for nodes
-//! without a vote, across epochs. Also the comparison of orders and states.
+//! without a vote, across epochs.
 
 use super::effect::Effect;
 use super::lane::LaneLog;
@@ -7,7 +7,7 @@ use super::message::Message;
 use super::record::{Header, OrderRecord};
 use super::replica::{Replica, Standing};
 use super::retain::Retained;
-use crate::ids::{Ballot, Gsn, Idx, NodeId, StateHash};
+use crate::ids::{Ballot, Gsn, Idx, NodeId};
 
 /// What is asked of whom.
 #[derive(Clone, Debug, Default)]
@@ -155,8 +155,16 @@ impl Replica {
 
     /// The tables were replaced by a newer state.
     pub(super) fn installed(&mut self, header: Header, finished_seq: u64) {
-        assert!(header.gsn >= self.header.gsn, "a snapshot does not go back");
+        if header.gsn <= self.header.gsn {
+            // The order has overtaken it on the way here. What was agreed beyond it goes on
+            // top of it.
+            return;
+        }
         self.header = header;
+        self.states.clear();
+        if finished_seq > 0 {
+            self.own_command_executed();
+        }
         self.own = None;
         self.takeovers.clear();
         self.queue.skip_to(finished_seq);
@@ -170,6 +178,7 @@ impl Replica {
         self.lanes.retain(|lane, _| !over.contains(lane));
         self.dead.retain(|lane, _| !over.contains(lane));
         self.retained = Retained::new(&self.header, over);
+        self.executed.clear();
         self.reconfigured();
         let active: Vec<_> = self.header.active.iter().map(|(&l, &a)| (l, a)).collect();
         for (lane, active) in active {
@@ -215,49 +224,12 @@ impl Replica {
         let followers: Vec<NodeId> = self
             .peers
             .iter()
-            .filter(|(node, peer)| {
-                peer.follows && !self.header.config.is_voter(**node) && self.hears(**node)
-            })
+            .filter(|(node, peer)| peer.follows && self.hears(**node))
             .map(|(&node, _)| node)
             .collect();
         for to in followers {
             let (records, oldest) = (records.clone(), records[0].gsn);
             self.send(to, Message::Order { records, oldest, gsn });
-        }
-    }
-
-    pub(super) fn note_state(&mut self, gsn: Gsn, hash: StateHash) {
-        self.states.push_back((gsn, hash));
-        if self.states.len() > STATES {
-            self.states.pop_front();
-        }
-        let differs = self.peers.iter().find(|(_, peer)| {
-            peer.state.is_some_and(|(theirs, state)| theirs == gsn && state != hash)
-        });
-        if let Some((&peer, _)) = differs {
-            self.out.push(Effect::Diverged { peer, gsn });
-        }
-    }
-
-    /// Compares a peer's order and state with ours, where both are known.
-    pub(super) fn compare(
-        &mut self,
-        peer: NodeId,
-        gsn: Gsn,
-        order_hash: StateHash,
-        state: Option<(Gsn, StateHash)>,
-    ) {
-        if self.retained.order_hash(gsn).is_some_and(|ours| ours != order_hash) {
-            self.out.push(Effect::Diverged { peer, gsn });
-        }
-        let Some((state_gsn, hash)) = state else { return };
-        let known = self.peers.entry(peer).or_default();
-        if known.state == state {
-            return;
-        }
-        known.state = state;
-        if self.states.iter().any(|&(gsn, ours)| gsn == state_gsn && ours != hash) {
-            self.out.push(Effect::Diverged { peer, gsn: state_gsn });
         }
     }
 }
@@ -278,6 +250,3 @@ const SNAPSHOT_US: u64 = 5_000_000;
 
 /// A larger burst is cheaper to fetch in pieces.
 const PUSH_RECORDS_MAX: usize = 256;
-
-/// Own state hashes kept for comparison.
-const STATES: usize = 256;

@@ -23,9 +23,13 @@ pub enum Effect {
     /// The peer's order begins at `oldest`, beyond what this node has: install a snapshot and
     /// give `Input::Installed`. Repeated every few seconds while nothing happens.
     NeedSnapshot { peer: NodeId, oldest: Gsn },
-    /// The peer's order or state differs from ours at `gsn`: a bug has struck. Stop applying,
-    /// raise the alarm, keep the evidence.
+    /// The peer's order or state differs from ours at `gsn`, and it has the majority, or nobody
+    /// has: a bug has struck. Stop applying, raise the alarm, keep the evidence.
     Diverged { peer: NodeId, gsn: Gsn },
+    /// The peer's order or state differs at `gsn` from ours and the majority's: raise the alarm.
+    PeerDiverged { peer: NodeId, gsn: Gsn },
+    /// This node was recovered without its log, and may vote again from here on.
+    MemoryWhole,
     /// Nobody waits for this node any more (or 3 s have passed in vain).
     ShutdownDone,
 }

@@ -18,6 +18,7 @@ impl Replica {
         self.catch_up();
         self.leave_idle_lane();
         self.finish_shutdown();
+        self.judge();
         self.merge();
         self.flush();
         self.beat();
@@ -47,6 +48,7 @@ impl Replica {
 
     fn beat(&mut self) {
         let closed = self.close();
+        let state = self.state_to_tell();
         let votes = self.header.active.iter().filter_map(|(lane, active)| {
             let vote = self.lanes[lane].votes.get(&self.me)?;
             (vote.upto >= active.next).then_some(*vote)
@@ -56,11 +58,12 @@ impl Replica {
             echo: None,
             gsn: self.header.gsn,
             order_hash: self.header.order_hash,
-            state: self.states.back().copied(),
+            state,
             votes: votes.collect(),
             closed,
             follow: false,
             proposing: self.own.as_ref().is_some_and(|own| own.takes_proposals()),
+            mute: self.is_mute().then(|| self.wants_epoch()),
         };
         let leader = self.followed();
         for to in self.audience() {
@@ -89,14 +92,16 @@ impl Replica {
         if from == self.me {
             return self.nonsense();
         }
-        let Heartbeat { sent_us, echo, gsn, order_hash, state, votes, closed, follow, proposing } =
+        let Heartbeat { sent_us, echo, gsn, order_hash, state, votes, closed, follow, .. } =
             heartbeat;
         let now_us = self.now_us;
         let peer: &mut Peer = self.peers.entry(from).or_default();
         peer.echo = Some((sent_us, now_us));
         peer.gsn = peer.gsn.max(gsn);
         peer.follows = follow;
-        peer.proposing = proposing;
+        peer.proposing = heartbeat.proposing;
+        peer.mute = heartbeat.mute.is_some();
+        peer.wants_epoch = heartbeat.mute == Some(true);
         if let Some((our_sent_us, held_us)) = echo {
             peer.clock.observe(now_us, sent_us, our_sent_us, held_us);
         }

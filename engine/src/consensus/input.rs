@@ -22,6 +22,9 @@ pub enum Input {
     /// Asks for a new membership (voter → weight). Takes effect when it is executed (see
     /// `header().config`); dropped if another membership comes first. On a voter only.
     Reconfigure { voters: BTreeMap<NodeId, u32> },
+    /// Asks for the present membership as a new epoch, so that a voter that lost its log may
+    /// vote again. Otherwise as `Reconfigure`.
+    Renew,
     /// The driver replaced the tables by a peer's snapshot, durably. `finished_seq` is the
     /// last `seq` of this node's present boot in those tables, 0 if there is none.
     Installed { header: Header, finished_seq: u64 },

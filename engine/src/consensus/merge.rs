@@ -85,6 +85,7 @@ impl Replica {
             for command in commands {
                 if self.queue.executed(command.id) {
                     self.forwarding.headway(self.now_us);
+                    self.own_command_executed();
                 }
             }
         }
@@ -122,7 +123,11 @@ impl Replica {
         if log.watch.headway_us == 0 {
             log.watch.headway_us = now_us;
         }
-        if lane.node == self.me && self.own.as_ref().is_none_or(|own| own.lane() != lane) {
+        // Nobody knows what a node that lost its log has proposed in a lane of such an epoch.
+        if lane.node == self.me
+            && self.is_voter()
+            && self.own.as_ref().is_none_or(|own| own.lane() != lane)
+        {
             self.begin(lane, start);
         }
     }

@@ -190,6 +190,10 @@ pub struct Heartbeat {
     /// The sender's own lane: false while it has none that takes proposals.
     #[n(8)]
     pub proposing: bool,
+    /// The sender lost its log and does not vote. True: another epoch would end that; false: it
+    /// does not know yet which.
+    #[n(9)]
+    pub mute: Option<bool>,
 }
 
 /// Bytes that are not a message.

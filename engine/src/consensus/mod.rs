@@ -7,12 +7,15 @@
 //! [`Replica`] is a pure state machine: [`Input`]s and the time come in, [`Effect`]s go out.
 //!
 //! Reading order: [`entry`], [`record`], [`message`], [`replica`], `propose`, `accept`,
-//! `promise`, `merge`, `execute`, `takeover`, `forward`, `activation`, `catchup`.
+//! `promise`, `merge`, `execute`, `takeover`, `forward`, `activation`, `catchup`, `diverge`,
+//! `amnesia`.
 
 mod accept;
 mod activation;
+mod amnesia;
 mod catchup;
 mod clock;
+pub mod diverge;
 pub mod effect;
 pub mod entry;
 mod execute;

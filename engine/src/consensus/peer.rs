@@ -1,6 +1,7 @@
 //! What is known of another node.
 
 use super::clock::PeerClock;
+use super::diverge::Verdict;
 use crate::ids::{Gsn, StateHash};
 
 #[derive(Clone, Debug, Default)]
@@ -13,6 +14,14 @@ pub(super) struct Peer {
     /// The last agreement that it reported as executed.
     pub gsn: Gsn,
     pub state: Option<(Gsn, StateHash)>,
+    /// What comparing its hashes with ours showed last.
+    pub verdict: Option<Verdict>,
+    /// The alarm about it was raised.
+    pub accused: bool,
+    /// It lost its log: it does not vote, and owns no lane that lives.
+    pub mute: bool,
+    /// It would vote in the next epoch.
+    pub wants_epoch: bool,
     /// It asked to be sent agreements as they happen.
     pub follows: bool,
     /// Its own lane takes proposals.

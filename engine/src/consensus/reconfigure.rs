@@ -23,6 +23,12 @@ impl Replica {
         }
     }
 
+    /// The same membership once more.
+    pub(super) fn renew(&mut self) {
+        let voters = self.header.config.voters.clone();
+        self.reconfiguring.get_or_insert(Reconfiguring { voters, proposed: None });
+    }
+
     /// The entry to propose in `lane`, if one is wanted.
     pub(super) fn reconfiguration(&mut self, lane: LaneId) -> Option<EntryKind> {
         let wanted = self.reconfiguring.as_mut()?;
@@ -39,11 +45,12 @@ impl Replica {
     /// A new membership is in force: this node's wish is fulfilled, or was made for another.
     pub(super) fn reconfigured(&mut self) {
         self.reconfiguring = None;
+        self.recollect();
         self.estimate();
-        let config = &self.header.config;
-        if !config.is_voter(self.me) {
+        if !self.is_voter() {
             self.takeovers.clear();
         }
+        let config = &self.header.config;
         for peer in self.peers.iter_mut().filter(|(node, _)| config.is_voter(**node)) {
             peer.1.follows = false;
         }

@@ -97,6 +97,8 @@ pub struct Recovered {
     pub started: BTreeSet<LaneId>,
     /// Accepted values that were not truncated.
     pub accepted: BTreeMap<LaneId, BTreeMap<Idx, (Ballot, Entry)>>,
+    /// The log was lost: what this node promised and voted for is not among the above.
+    pub forgetful: bool,
 }
 
 impl Recovered {
@@ -107,6 +109,7 @@ impl Recovered {
             promised: BTreeMap::new(),
             started: BTreeSet::new(),
             accepted: BTreeMap::new(),
+            forgetful: false,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::amnesia::Memory;
 use super::catchup::Fetching;
 use super::effect::Effect;
 use super::forward::Forwarding;
@@ -60,6 +61,12 @@ pub struct Replica {
     pub(super) fetching: Fetching,
     pub(super) executed: Vec<OrderRecord>,
     pub(super) states: VecDeque<(Gsn, StateHash)>,
+    pub(super) tells_round: bool,
+    /// A peer was found to differ, µs.
+    pub(super) differs_since_us: Option<u64>,
+    /// This node was found to be the one that is wrong.
+    pub(super) convicted: bool,
+    pub(super) memory: Memory,
     pub(super) nonsense: u64,
     /// The order broke its own rules: nothing is executed any more.
     pub(super) halted: bool,
@@ -76,7 +83,7 @@ impl Replica {
     /// # Panics
     /// If `recovered` contradicts itself: a store must notice damage before.
     pub fn recover(me: NodeId, boot: u64, recovered: Recovered, seed: u64) -> Replica {
-        let Recovered { header, promised, started, mut accepted } = recovered;
+        let Recovered { header, promised, started, mut accepted, forgetful } = recovered;
         let mut lanes = BTreeMap::new();
         let mut over = Vec::new();
         let known: BTreeSet<LaneId> = promised.keys().chain(accepted.keys()).copied().collect();
@@ -125,6 +132,10 @@ impl Replica {
             fetching: Fetching::default(),
             executed: Vec::new(),
             states: VecDeque::new(),
+            tells_round: false,
+            differs_since_us: None,
+            convicted: false,
+            memory: if forgetful { Memory::Lost } else { Memory::Whole },
             nonsense: 0,
             halted: false,
             #[cfg(test)]
@@ -144,6 +155,7 @@ impl Replica {
                 commands.into_iter().for_each(|command| self.queue.push(command));
             }
             Input::Reconfigure { voters } => self.reconfigure(voters),
+            Input::Renew => self.renew(),
             Input::Installed { header, finished_seq } => self.installed(header, finished_seq),
             Input::AppliedDurable(gsn) => self.truncate(gsn),
             Input::StateHash { gsn, hash } => self.note_state(gsn, hash),
@@ -261,7 +273,7 @@ impl Replica {
     }
 
     pub(super) fn is_voter(&self) -> bool {
-        self.header.config.is_voter(self.me)
+        self.header.config.is_voter(self.me) && !self.is_mute()
     }
 
     pub(super) fn other_voters(&self) -> Vec<NodeId> {

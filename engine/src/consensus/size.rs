@@ -36,7 +36,8 @@ impl Command {
 }
 
 impl Entry {
-    pub(super) fn size_hint(&self) -> usize {
+    /// About its bytes.
+    pub fn size_hint(&self) -> usize {
         match &self.kind {
             EntryKind::Commands { commands, .. } => {
                 FIXED + commands.iter().map(Command::size_hint).sum::<usize>()

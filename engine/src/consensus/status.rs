@@ -35,6 +35,8 @@ pub struct RingStatus {
     pub gsn_of_peers: Gsn,
     /// Lanes that this node is closing in place of their owner.
     pub takeovers: Vec<LaneId>,
+    /// A voter that must not vote in this epoch, since it lost its log.
+    pub mute: bool,
     /// Messages that no correct peer sends.
     pub nonsense: u64,
 }
@@ -51,6 +53,12 @@ pub struct PeerStatus {
     /// The last agreement that it reported as executed.
     pub gsn: Gsn,
     pub suspected: bool,
+    /// It differs from this node and the majority.
+    pub diverged: bool,
+    /// It lost its log and does not vote.
+    pub mute: bool,
+    /// It would vote in the next epoch.
+    pub wants_epoch: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +92,7 @@ impl Replica {
             pending: self.queue.len(),
             gsn_of_peers: self.peers.values().map(|peer| peer.gsn).max().unwrap_or_default(),
             takeovers: self.takeovers.keys().copied().collect(),
+            mute: self.is_mute(),
             nonsense: self.nonsense,
         }
     }
@@ -101,6 +110,9 @@ impl Replica {
                 rtt_us: peer.and_then(|peer| peer.clock.rtt_us()),
                 gsn: peer.map(|peer| peer.gsn).unwrap_or_default(),
                 suspected: !self.hears(node),
+                diverged: peer.is_some_and(|peer| peer.accused),
+                mute: peer.is_some_and(|peer| peer.mute),
+                wants_epoch: peer.is_some_and(|peer| peer.wants_epoch),
             }
         };
         nodes.into_iter().map(status).collect()

@@ -131,6 +131,10 @@ impl Replica {
         if self.now_us.saturating_sub(self.blind_us) < SIGHT_US {
             return false;
         }
+        // It is heard, but nobody knows what it has proposed, itself included.
+        if self.peers.get(&lane.node).is_some_and(|peer| peer.mute) {
+            return self.rank(lane.node) == 0;
+        }
         let stagger_us = self.rank(lane.node) * STAGGER_US;
         let silent_us =
             self.peers.get(&lane.node).map_or(self.now_us.saturating_sub(self.start_us), |peer| {

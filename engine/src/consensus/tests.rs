@@ -91,6 +91,7 @@ fn message(random: &mut Random) -> Message {
             closed: closed(random),
             follow: random.percent(50),
             proposing: random.percent(50),
+            mute: random.percent(50).then_some(true),
         }),
         7 => {
             let (origin, activate) = (NodeId(random.below(5) as u16), random.percent(50));
@@ -133,6 +134,111 @@ fn nonsense_of_peers_never_panics() {
         }
         replica.status();
     }
+}
+
+/// Node 1 of three, and what it makes of what the others say their state is.
+struct Comparing {
+    replica: Replica,
+    now_us: u64,
+    said: Vec<Effect>,
+}
+
+impl Comparing {
+    fn new() -> Comparing {
+        let mut header = Header::genesis(NodeId(1));
+        header.config.voters = (1..=3).map(|node| (NodeId(node), 1)).collect();
+        let replica = Replica::recover(NodeId(1), 1, Recovered::fresh(header), 1);
+        let mut comparing = Comparing { replica, now_us: NOW_US, said: Vec::new() };
+        comparing.step(Input::Start);
+        comparing
+    }
+
+    fn step(&mut self, input: Input) {
+        let mut effects = Vec::new();
+        self.replica.step(self.now_us, input, &mut effects);
+        let verdict =
+            |it: &Effect| matches!(it, Effect::Diverged { .. } | Effect::PeerDiverged { .. });
+        self.said.extend(effects.into_iter().filter(verdict));
+    }
+
+    fn own(&mut self, gsn: u64, hash: u8) {
+        self.step(Input::StateHash { gsn: Gsn(gsn), hash: StateHash([hash; 32]) });
+    }
+
+    fn peer(&mut self, node: u16, gsn: u64, hash: u8) {
+        let heartbeat = Heartbeat {
+            sent_us: self.now_us,
+            echo: None,
+            gsn: Gsn(0),
+            order_hash: StateHash::default(),
+            state: Some((Gsn(gsn), StateHash([hash; 32]))),
+            votes: vec![],
+            closed: None,
+            follow: false,
+            proposing: false,
+            mute: None,
+        };
+        let message = Message::Heartbeat(heartbeat);
+        self.step(Input::Message { from: NodeId(node), message });
+    }
+
+    fn pass(&mut self, us: u64) {
+        // In steps, since a long one would count as standing still.
+        for _ in 0..us / 100_000 {
+            self.now_us += 100_000;
+            self.step(Input::Timer);
+        }
+    }
+}
+
+#[test]
+fn the_one_that_differs_from_two_others_stops() {
+    let mut node = Comparing::new();
+    node.own(1, 7);
+    node.peer(2, 1, 7);
+    node.peer(3, 1, 7);
+    node.own(2, 8);
+    node.peer(2, 2, 9);
+    assert_eq!(node.said, [], "the third node has not spoken");
+    node.peer(3, 2, 9);
+    assert_eq!(node.said, [Effect::Diverged { peer: NodeId(2), gsn: Gsn(2) }]);
+}
+
+#[test]
+fn two_that_agree_go_on_and_accuse_the_third() {
+    let mut node = Comparing::new();
+    node.peer(2, 2, 9);
+    node.peer(3, 2, 8);
+    node.own(2, 8);
+    assert_eq!(node.said, [Effect::PeerDiverged { peer: NodeId(2), gsn: Gsn(2) }]);
+    assert!(node.replica.status().peers.iter().any(|it| it.node == NodeId(2) && it.diverged));
+    node.own(3, 18);
+    node.peer(2, 3, 19);
+    node.pass(5_000_000);
+    assert_eq!(node.said.len(), 1, "said once, and nothing else");
+}
+
+#[test]
+fn without_a_majority_whoever_sees_a_difference_stops() {
+    let mut node = Comparing::new();
+    node.own(2, 8);
+    node.peer(2, 2, 9);
+    node.pass(1_000_000);
+    assert_eq!(node.said, [], "the third node may speak yet");
+    node.pass(2_000_000);
+    assert_eq!(node.said, [Effect::Diverged { peer: NodeId(2), gsn: Gsn(2) }]);
+}
+
+#[test]
+fn an_old_agreement_of_the_third_decides_nothing() {
+    let mut node = Comparing::new();
+    node.own(1, 7);
+    node.peer(3, 1, 7);
+    node.own(2, 8);
+    node.peer(2, 2, 9);
+    assert_eq!(node.said, [], "node 3 agreed before the difference only");
+    node.peer(3, 2, 8);
+    assert_eq!(node.said, [Effect::PeerDiverged { peer: NodeId(2), gsn: Gsn(2) }]);
 }
 
 #[test]

@@ -38,6 +38,7 @@ pub(super) struct Durable {
     order_kept: u64,
     promised: BTreeMap<LaneId, Ballot>,
     started: BTreeSet<LaneId>,
+    forgetful: bool,
     accepted: BTreeMap<LaneId, BTreeMap<Idx, (Ballot, Entry)>>,
 }
 
@@ -50,6 +51,7 @@ impl Disk {
             order_kept,
             promised: BTreeMap::new(),
             started: BTreeSet::new(),
+            forgetful: false,
             accepted: BTreeMap::new(),
         };
         Disk { boots: 0, durable, unsynced: VecDeque::new(), written: 0, synced: 0 }
@@ -82,6 +84,24 @@ impl Disk {
         self.sync(self.synced + survivors.min(self.unsynced.len() as u64));
         self.unsynced.clear();
         self.written = self.synced;
+    }
+
+    /// Promises and votes are gone. The tables are as good as a peer's checkpoint.
+    pub fn lose_log(&mut self) {
+        let durable = &mut self.durable;
+        durable.promised.clear();
+        durable.started.clear();
+        durable.accepted.clear();
+        durable.forgetful = true;
+    }
+
+    /// The node may vote again.
+    pub fn remember(&mut self) {
+        self.durable.forgetful = false;
+    }
+
+    pub fn is_forgetful(&self) -> bool {
+        self.durable.forgetful
     }
 
     pub fn unsynced(&self) -> u64 {
@@ -165,6 +185,7 @@ impl Durable {
             promised: self.promised.clone(),
             started: self.started.clone(),
             accepted: self.accepted.clone(),
+            forgetful: self.forgetful,
         }
     }
 }

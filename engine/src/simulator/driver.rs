@@ -100,8 +100,12 @@ impl World {
                 self.after(50_000, Event::Snapshot { to: id, from: peer });
                 Ok(())
             }
-            Effect::Diverged { peer, gsn } => {
+            Effect::Diverged { peer, gsn } | Effect::PeerDiverged { peer, gsn } => {
                 Err(format!("{id:?} finds that {peer:?} differs at {gsn:?}"))
+            }
+            Effect::MemoryWhole => {
+                node.disk.remember();
+                Ok(())
             }
             Effect::ShutdownDone => Ok(()), // When the step is over.
         }

@@ -37,6 +37,8 @@ pub(super) enum Fault {
     CrashAfterPromise { node: NodeId },
     /// The node keeps only its newest agreements: whoever lags needs a snapshot.
     TruncateOrder { node: NodeId },
+    /// As a crash, but the log is damaged: the node has forgotten promises and votes.
+    LoseLog { node: NodeId, down_us: u64 },
     /// A new node gets a snapshot, and a vote when it has caught up.
     Join { node: NodeId },
     /// A voter loses its vote.

@@ -117,6 +117,15 @@ impl World {
                 self.after(down_us, Event::Start { node });
                 Ok(())
             }
+            Fault::LoseLog { node, down_us } => {
+                self.crash(node);
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    node.disk.lose_log();
+                }
+                self.after(down_us, Event::Start { node });
+                self.after(down_us, Event::Renew { node });
+                Ok(())
+            }
             Fault::Join { node } => self.join(node),
             Fault::Remove { node } => {
                 self.want(node, false);
@@ -207,6 +216,29 @@ impl World {
         self.add_node(id, Node::new(disk, clock_us));
         self.want(id, true);
         self.start(id)
+    }
+
+    /// A node that lost its log has a command agreed, and asks for another epoch, until it may
+    /// vote again.
+    pub(super) fn renew(&mut self, id: NodeId) -> Checked {
+        if !self.nodes.get(&id).is_some_and(|node| node.disk.is_forgetful()) {
+            return Ok(());
+        }
+        self.after(200_000, Event::Renew { node: id });
+        let has_asked = self.nodes[&id].process.as_ref().is_some_and(|it| it.next_seq > 1);
+        if !has_asked {
+            self.propose(id, 1)?;
+        }
+        let peers = self.nodes.iter().filter(|(_, node)| !node.disk.is_forgetful());
+        let voter = peers.filter_map(|(&id, node)| {
+            let replica = &node.process.as_ref()?.replica;
+            let waits = replica.status().peers.iter().any(|peer| peer.wants_epoch);
+            (waits && replica.header().config.is_voter(id)).then_some(id)
+        });
+        match voter.min() {
+            Some(voter) => self.step(voter, Input::Renew),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn want(&mut self, node: NodeId, vote: bool) {

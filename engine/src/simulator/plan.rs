@@ -105,6 +105,7 @@ impl Plan {
         plan.choose_writers(&mut random, pace);
         plan.choose_faults(&mut random, pace);
         plan.choose_memberships(&mut random, pace);
+        plan.choose_loss(&mut random);
         plan.faults.sort_by_key(|(at_us, _)| *at_us);
         plan
     }
@@ -207,6 +208,18 @@ impl Plan {
             let at_us = random.below(self.calm_us);
             let split = Fault::choose_split(random, self.voters);
             self.faults.extend(split.map(|fault| (at_us, fault)));
+        }
+    }
+
+    /// One node's memory at most, and only while the others can go on without it.
+    fn choose_loss(&mut self, random: &mut Random) {
+        let changes = self.faults.iter().any(|(_, fault)| {
+            matches!(fault, Fault::Join { .. } | Fault::Remove { .. } | Fault::Promote { .. })
+        });
+        if !changes && self.voters >= 3 && random.percent(15) {
+            let node = NodeId(1 + random.below(u64::from(self.voters)) as u16);
+            let down_us = 1 + random.below(1_000_000);
+            self.faults.push((random.below(self.calm_us), Fault::LoseLog { node, down_us }));
         }
     }
 

@@ -80,6 +80,10 @@ pub(super) enum Event {
         from: NodeId,
     },
     Reconfigure,
+    /// The node lost its log and may have to wait for another epoch.
+    Renew {
+        node: NodeId,
+    },
     Calm,
 }
 
@@ -241,6 +245,7 @@ impl World {
             Event::Start { node } => self.start(node),
             Event::Snapshot { to, from } => self.snapshot(to, from),
             Event::Reconfigure => self.reconfigure(),
+            Event::Renew { node } => self.renew(node),
             Event::Calm => self.heal(),
         }
     }

@@ -188,13 +188,15 @@ pub enum FailureKind {
     Timeout,
     /// By policy, by the missing quorum, or because something is in use.
     Refused,
+    /// The database is not to be believed: the next start of the daemon repairs it.
+    Damaged,
 }
 
 impl FailureKind {
     /// The exit code of `fusion`, as `docs/OPERATIONS.md` lists them.
     pub fn exit_code(self) -> u8 {
         match self {
-            FailureKind::Failed => 1,
+            FailureKind::Failed | FailureKind::Damaged => 1,
             FailureKind::Usage => 2,
             FailureKind::Degraded => 3,
             FailureKind::NoDaemon => 4,

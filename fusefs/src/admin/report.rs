@@ -84,6 +84,9 @@ pub enum NodeState {
     CutOff,
     /// This daemon has not heard from it lately.
     Unreachable,
+    /// It is away for longer than the log is kept: it comes back by a checkpoint, and nobody
+    /// keeps anything for it.
+    Sidelined,
     /// Its store failed or its state diverged: it does not vote or apply any more.
     Failed,
     Stopping,
@@ -98,6 +101,7 @@ impl NodeState {
             NodeState::CatchingUp => "catching-up",
             NodeState::CutOff => "cut-off",
             NodeState::Unreachable => "unreachable",
+            NodeState::Sidelined => "sidelined",
             NodeState::Failed => "failed",
             NodeState::Stopping => "stopping",
         }
@@ -131,8 +135,27 @@ pub struct NodeReport {
     /// The node holds every body that it should hold up to this GSN.
     pub watermark: u64,
     pub lag: Lag,
+    /// How it gets to the newest agreement, if it is far behind.
+    #[serde(default)]
+    pub catch_up: Option<CatchUpReport>,
+    /// The oldest agreement that it keeps for others and for `fusion log`.
+    #[serde(default)]
+    pub order_oldest: u64,
+    /// Bytes of the agreements that it keeps, before compression.
+    #[serde(default)]
+    pub order_bytes: u64,
     /// Age of this line; 0 for the answering node, absent if never heard.
     pub age_seconds: Option<f64>,
+}
+
+/// A node on its way to the newest agreement.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CatchUpReport {
+    /// It executes what the others agreed: it is at `done` of `upto`.
+    Log { done: u64, upto: u64 },
+    /// It receives a copy of the tables as of `gsn`.
+    Checkpoint { from: String, gsn: u64, bytes: u64, about_bytes: u64 },
 }
 
 /// What a node should hold and does not hold yet: what would be lost with the others.

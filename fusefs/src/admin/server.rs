@@ -212,7 +212,7 @@ impl IntoResponse for Failure {
             FailureKind::Refused => StatusCode::CONFLICT,
             FailureKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
             FailureKind::Degraded | FailureKind::NoDaemon => StatusCode::SERVICE_UNAVAILABLE,
-            FailureKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+            FailureKind::Failed | FailureKind::Damaged => StatusCode::INTERNAL_SERVER_ERROR,
         };
         (status, Json(self.0)).into_response()
     }

@@ -50,6 +50,8 @@ const LARGE_JOBS_MAX: usize = 3;
 const SMALL_BATCH_BYTES: u64 = 1 << 20;
 /// Of 8 bytes each.
 const UNREPORTED_MAX: usize = 1 << 16;
+/// Agreements with content, of 16 bytes each, that nobody has looked at.
+const UNREAD_MAX: usize = 1 << 20;
 /// Inodes looked at in one go.
 const LOOK_COUNT: usize = 4096;
 
@@ -70,6 +72,15 @@ impl Wants {
 
     pub fn wake(&mut self) {
         self.list.wake();
+    }
+
+    /// Nobody told what was agreed up to `gsn`: all of it is to be found in the tables.
+    fn replaced(&mut self, gsn: Gsn) {
+        let pinned = self.list.take_pinned();
+        self.list = WantList::new(WANTS_MAX, Gsn(0));
+        pinned.into_iter().for_each(|want| self.list.add(want));
+        self.unread.clear();
+        self.told = self.told.max(gsn);
     }
 
     fn content_agreed(&mut self, gsn: Gsn) {
@@ -142,6 +153,19 @@ impl BodyService {
         }
         wants.content_agreed(gsn);
         wants.unread.extend(contents.into_iter().map(|ino| (gsn, ino)));
+        if wants.unread.len() > UNREAD_MAX {
+            // The tables have them all.
+            wants.replaced(gsn);
+        }
+        drop(wants);
+        self.wants_changed.notify_one();
+    }
+
+    /// A checkpoint took the place of the tables.
+    pub(super) fn wants_replaced(&self, gsn: Gsn) {
+        let mut wants = self.wants.lock();
+        wants.replaced(gsn);
+        wants.content_agreed(gsn);
         drop(wants);
         self.wants_changed.notify_one();
     }

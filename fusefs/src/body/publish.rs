@@ -14,7 +14,8 @@ use super::layer::LayerId;
 use super::queue::due_by_age;
 use super::state::{Base, Sealing, Step, Token};
 use super::table::OpenBody;
-use crate::ops::ports::{Caller, OnApplied, Origin, ProposeError};
+use crate::ops::ports::{Caller, OnApplied, Origin, ProposeError, View};
+use crate::ops::replaced::changes;
 
 /// News for the thread that finishes versions: it may do I/O, the apply and reply threads may
 /// not.
@@ -300,5 +301,23 @@ impl OnApplied for BodyService {
         }
         self.quotas_applied(gsn, touched);
         self.note_applied(gsn, contents);
+    }
+
+    fn replaced(&self, gsn: Gsn, before: &View, after: &View) {
+        // First, so that nothing counts as held that nobody has looked for.
+        self.wants_replaced(gsn);
+        for body in self.table.all() {
+            match changes(before, after, body.ino) {
+                Ok(touched) => self.applied(gsn, &touched, Origin::Elsewhere),
+                Err(error) => tracing::error!(%error, "tables cannot be read"),
+            }
+            // It may have gone away and come back in between.
+            if let Some(mut state) = body.loaded()
+                && state.token == Token::Here
+            {
+                state.token = Token::Unknown;
+            }
+        }
+        self.members_changed();
     }
 }

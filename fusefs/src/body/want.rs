@@ -106,6 +106,12 @@ impl WantList {
         }
     }
 
+    /// Those that handles need.
+    pub fn take_pinned(&mut self) -> Vec<Want> {
+        let pinned = self.wants.values().filter(|entry| entry.want.pinned);
+        pinned.map(|entry| entry.want.clone()).collect()
+    }
+
     /// As [`Self::remove`], unless handles need it.
     pub fn remove_unpinned(&mut self, ino: Ino) {
         if self.wants.get(&ino).is_some_and(|entry| !entry.want.pinned) {

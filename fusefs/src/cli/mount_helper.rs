@@ -43,6 +43,7 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
                 FailureKind::Failed
                 | FailureKind::Degraded
                 | FailureKind::Timeout
+                | FailureKind::Damaged
                 | FailureKind::Refused => MOUNT_FAILURE,
             })
         }

@@ -1,6 +1,7 @@
 //! `fusion serve`: the daemon, in the foreground.
 
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use toml::{Table, Value};
 use tracing::{error, info, warn};
 
 use super::{Exit, Globals, absolute, path_text};
-use crate::admin::control::{Control, ControlError, MountRequest};
+use crate::admin::control::{Control, ControlError, FailureKind, MountRequest};
 use crate::admin::server;
 use crate::admin::socket::Registration;
 use crate::config::Settings;
@@ -60,9 +61,12 @@ impl ServeArgs {
         let mut signals = Signals::new()?;
         let control = node::start(settings.clone()).await?;
         let outcome = self.serve(&settings, control.clone(), &mut signals).await;
-        if outcome.is_err() {
+        if let Err(error) = &outcome {
             // The error is what the operator must see; a second one would hide it.
             let _ = control.shutdown().await;
+            if error.kind == FailureKind::Damaged {
+                return Err(start_again(error));
+            }
         }
         outcome
     }
@@ -157,6 +161,17 @@ impl ServeArgs {
             allow_other: settings.allow_other.choice(),
         })
     }
+}
+
+/// Becomes a fresh daemon in the same process, which repairs the store at its start. Returns
+/// only if that fails.
+fn start_again(damage: &ControlError) -> ControlError {
+    warn!("starting again, to take a peer's state");
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_else(|| "fusion".into());
+    let error = std::process::Command::new("/proc/self/exe").arg0(name).args(arguments).exec();
+    error!(%error, "cannot start again");
+    damage.clone()
 }
 
 /// `--store` as a flag of the settings.

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{Exit, Globals, find, output};
 use crate::admin::control::ControlError;
-use crate::admin::report::{NodeReport, NodeState, Role, Status};
+use crate::admin::report::{CatchUpReport, NodeReport, NodeState, Role, Status};
 
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
@@ -130,8 +130,24 @@ pub fn print_status(status: &Status) {
             if mount.read_only { " (read-only)" } else { "" }
         );
     }
+    for node in &status.nodes {
+        if let Some(catch_up) = &node.catch_up {
+            println!("{} catches up: {}", node.node, catch_up_text(catch_up));
+        }
+    }
     for warning in &status.warnings {
         println!("{} {warning}", output::doubtful("warning"));
+    }
+}
+
+fn catch_up_text(catch_up: &CatchUpReport) -> String {
+    match catch_up {
+        CatchUpReport::Log { done, upto } => format!("by log, at {done} of {upto}"),
+        CatchUpReport::Checkpoint { from, gsn, bytes, about_bytes } => format!(
+            "by a checkpoint at {gsn} from {from}, {} of about {}",
+            output::bytes(*bytes),
+            output::bytes(*bytes.max(about_bytes))
+        ),
     }
 }
 
@@ -179,6 +195,8 @@ pub fn state_word(state: NodeState) -> String {
         NodeState::Starting | NodeState::CatchingUp | NodeState::Stopping => {
             output::doubtful(state.word())
         }
-        NodeState::CutOff | NodeState::Unreachable | NodeState::Failed => output::bad(state.word()),
+        NodeState::CutOff | NodeState::Unreachable | NodeState::Sidelined | NodeState::Failed => {
+            output::bad(state.word())
+        }
     }
 }

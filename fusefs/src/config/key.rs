@@ -58,6 +58,16 @@ pub const KEYS: &[Key] = &[
         help: "how long calls wait for a majority where a directory says partition=error",
     },
     Key {
+        name: "order_keep_gsn",
+        kind: KeyKind::Number,
+        help: "agreements kept for nodes that were away and for `fusion log`",
+    },
+    Key {
+        name: "order_keep_bytes",
+        kind: KeyKind::Number,
+        help: "bytes that those may have, before compression",
+    },
+    Key {
         name: "overrides",
         kind: KeyKind::Addresses,
         help: "node name = address to use instead of the agreed one (relays)",

@@ -47,6 +47,10 @@ pub struct Settings {
     pub fetch_timeout_ms: u64,
     /// How long calls wait for a majority below directories whose rule is `partition=error`.
     pub op_timeout_ms: u64,
+    /// Agreements that are kept for nodes that were away and for `fusion log`.
+    pub order_keep_gsn: u64,
+    /// Bytes that they may have, before compression; for a live node that lags, twice as much.
+    pub order_keep_bytes: u64,
     /// Node name -> address to use instead of the agreed one: for links that go through a
     /// relay, such as the demo's WAN emulator.
     pub overrides: BTreeMap<String, SocketAddr>,
@@ -84,6 +88,8 @@ impl Default for Settings {
             seal_age_ms: 5_000,
             fetch_timeout_ms: 30_000,
             op_timeout_ms: 30_000,
+            order_keep_gsn: 1_000_000,
+            order_keep_bytes: 1 << 30,
             overrides: BTreeMap::new(),
         }
     }

@@ -83,6 +83,12 @@ impl Known {
         Some(via)
     }
 
+    /// All of them, in no order.
+    pub fn all(&self) -> Vec<Ino> {
+        let shards = self.shards.iter();
+        shards.flat_map(|shard| shard.lock().keys().copied().collect::<Vec<_>>()).collect()
+    }
+
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }

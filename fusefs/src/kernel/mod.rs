@@ -33,7 +33,8 @@ use engine::command::Name;
 use engine::ids::{Gsn, Ino};
 use engine::namespace::Touched;
 
-use crate::ops::ports::{OnApplied, Origin};
+use crate::ops::ports::{OnApplied, Origin, View};
+use crate::ops::replaced::changes;
 use crate::ops::{Fs, FsError};
 use adapter::Adapter;
 use calls::Calls;
@@ -190,6 +191,17 @@ impl OnApplied for Kernel {
         self.invalidator.applied(touched, origin);
         // Behind that: whoever gets a lock waits until the caches are right.
         self.fs.locks_applied(touched);
+    }
+
+    fn replaced(&self, gsn: Gsn, before: &View, after: &View) {
+        for ino in self.known.all() {
+            match changes(before, after, ino) {
+                Ok(touched) => self.applied(gsn, &touched, Origin::Elsewhere),
+                Err(error) => {
+                    tracing::error!(%ino, %error, "the kernel may keep what is out of date");
+                }
+            }
+        }
     }
 }
 

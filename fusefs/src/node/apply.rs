@@ -2,21 +2,37 @@
 //! replies.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Sender;
 
 use engine::consensus::Input;
+use engine::consensus::diverge::STATE_EVERY;
 use engine::consensus::entry::EntryKind;
 use engine::consensus::record::{Header, OrderRecord};
 use engine::ids::{Gsn, VolumeId};
 use engine::namespace::tables::{Overlay, TablesError};
 use engine::namespace::{Touched, View, apply};
 use engine::outcome::Outcome;
-use store::Store;
+use store::{CheckpointInstall, Store};
+use tokio::sync::oneshot;
 
 use super::driver::Event;
-use super::proposals::Proposals;
+use super::proposals::{Proposals, Waiter};
 use super::pulse::Pulse;
-use crate::ops::ports::{Done, OnApplied, Origin, ProposeError};
+use super::queue::QueueReceiver;
+use crate::ops::ports::{self, Done, OnApplied, Origin, ProposeError, SharedTables};
+
+/// What the thread does next.
+pub enum ApplyJob {
+    Agreed(Agreed),
+    Install(Install),
+}
+
+/// A complete and checked checkpoint to go on from.
+pub struct Install {
+    pub checkpoint: CheckpointInstall,
+    /// Told when it is done; false if the tables had gone beyond it.
+    pub done: oneshot::Sender<bool>,
+}
 
 /// One agreement and the state of the order after it.
 pub struct Agreed {
@@ -44,6 +60,13 @@ pub struct ApplyThread {
 /// Agreements applied in one batch at most: bounds the time until the first one shows.
 const BATCH_ENTRIES_MAX: usize = 256;
 
+/// What stops the thread.
+enum Stop {
+    /// The tables are not what was written.
+    Damaged(String),
+    Failed(String),
+}
+
 /// What one command changed, for the followers.
 struct Change {
     gsn: Gsn,
@@ -53,21 +76,85 @@ struct Change {
 
 impl ApplyThread {
     /// Runs until the channel is closed, or until the tables cannot be read or written.
-    pub fn run(&self, agreed: &Receiver<Agreed>) {
-        while let Ok(first) = agreed.recv() {
-            let mut batch = vec![first];
-            while batch.len() < BATCH_ENTRIES_MAX {
-                let Ok(next) = agreed.try_recv() else { break };
-                batch.push(next);
-            }
-            if let Err(reason) = self.apply(batch) {
-                self.pulse.fail(reason);
-                return;
+    pub fn run(&self, jobs: &QueueReceiver<ApplyJob>) {
+        while let Some(job) = jobs.recv() {
+            let done = match job {
+                ApplyJob::Install(install) => self.install(install),
+                ApplyJob::Agreed(first) => {
+                    let mut batch = vec![first];
+                    let is_agreed = |job: &ApplyJob| matches!(job, ApplyJob::Agreed(_));
+                    while batch.len() < BATCH_ENTRIES_MAX
+                        && let Some(ApplyJob::Agreed(next)) = jobs.next_if(is_agreed)
+                    {
+                        batch.push(next);
+                    }
+                    // Agreed on the way here of a checkpoint that contains it.
+                    let applied = self.pulse.applied();
+                    batch.retain(|agreed| agreed.record.gsn > applied);
+                    if batch.is_empty() { Ok(()) } else { self.apply(batch) }
+                }
+            };
+            // What a table holds is read by `apply` through an error that has only text.
+            match (done, self.store.damage()) {
+                (Ok(()), _) => {}
+                (Err(Stop::Damaged(reason)), _) => return self.pulse.fail_damaged(reason),
+                (Err(Stop::Failed(reason)), Some(_)) => return self.pulse.fail_damaged(reason),
+                (Err(Stop::Failed(reason)), None) => return self.pulse.fail(reason),
             }
         }
     }
 
-    fn apply(&self, batch: Vec<Agreed>) -> Result<(), String> {
+    /// Puts a checkpoint in the place of the tables, and tells everybody who follows them.
+    fn install(&self, install: Install) -> Result<(), Stop> {
+        let Install { checkpoint, done } = install;
+        let header = Arc::new(checkpoint.header().clone());
+        if header.gsn <= self.pulse.applied() {
+            checkpoint.discard().map_err(Stop::store)?;
+            let _ = done.send(false);
+            return Ok(());
+        }
+        let before = self.view()?;
+        checkpoint.finish().map_err(Stop::store)?;
+        let after = self.view()?;
+        let gsn = header.gsn;
+        let hash = after.state_hash().map_err(Stop::tables)?;
+        self.pulse.record_installed((gsn, hash), &header);
+        for follower in &self.followers {
+            follower.replaced(gsn, &before, &after);
+        }
+        let finished_seq = self.answer_installed(&after)?;
+        let header = Header::clone(&header);
+        let _ = self.events.send(Event::Input(Input::Installed { header, finished_seq }));
+        let _ = self.events.send(Event::Input(Input::StateHash { gsn, hash }));
+        drop(before);
+        self.store.remove_replaced(self.volume).map_err(Stop::store)?;
+        let _ = done.send(true);
+        Ok(())
+    }
+
+    fn view(&self) -> Result<ports::View, Stop> {
+        let tables = self.store.snapshot(self.volume).map_err(Stop::store)?;
+        Ok(ports::View::new(SharedTables(Arc::new(tables))))
+    }
+
+    /// Answers the callers whose commands were agreed before the checkpoint was made: the
+    /// tables keep the outcomes of so many commands as a node has on their way. Gives the last
+    /// one of this start.
+    fn answer_installed(&self, view: &ports::View) -> Result<u64, Stop> {
+        let (me, boot) = self.proposals.origin();
+        let origin = view.origin(me).map_err(Stop::tables)?;
+        let finished_seq =
+            origin.filter(|origin| origin.boot == boot).map_or(0, |origin| origin.last_seq);
+        for (id, Waiter { done, waited, .. }) in self.proposals.finish_upto(finished_seq) {
+            let outcome = view.outcome_of(id).map_err(Stop::tables)?;
+            // Otherwise it happened, but what came of it is not known any more.
+            let result = waited.and_then(|()| outcome.ok_or(ProposeError::Interrupted));
+            let _ = self.replies.send(Finished { done, result });
+        }
+        Ok(finished_seq)
+    }
+
+    fn apply(&self, batch: Vec<Agreed>) -> Result<(), Stop> {
         let mut overlay = Overlay::new(self.store.tables(self.volume));
         let mut changes = Vec::new();
         let mut finished = Vec::new();
@@ -77,11 +164,10 @@ impl ApplyThread {
             let gsn = agreed.record.gsn;
             assert_eq!(gsn, expected, "agreements apply without gaps");
             expected = gsn.next();
-            self.apply_entry(&mut overlay, &agreed.record, &mut changes, &mut finished)
-                .map_err(|error| format!("agreement {gsn} cannot be applied: {error}"))?;
-            let hash = View::new(&overlay)
-                .state_hash()
-                .map_err(|error| format!("the state hash at {gsn} cannot be read: {error}"))?;
+            self.apply_entry(&mut overlay, &agreed.record, &mut changes, &mut finished).map_err(
+                |error| Stop::Failed(format!("agreement {gsn} cannot be applied: {error}")),
+            )?;
+            let hash = View::new(&overlay).state_hash().map_err(Stop::tables)?;
             hashes.push((gsn, hash));
         }
         let last = batch.last().expect("a batch has at least one agreement");
@@ -89,7 +175,7 @@ impl ApplyThread {
         let records: Vec<OrderRecord> = batch.into_iter().map(|agreed| agreed.record).collect();
         self.store
             .apply(self.volume, overlay.changes(), &header, &records)
-            .map_err(|error| format!("agreement {gsn} cannot be stored: {error}"))?;
+            .map_err(|error| Stop::Failed(format!("agreement {gsn} cannot be stored: {error}")))?;
         self.pulse.record_applied(&hashes, &header);
 
         for change in changes {
@@ -101,8 +187,11 @@ impl ApplyThread {
         for reply in finished {
             let _ = self.replies.send(reply);
         }
-        let (gsn, hash) = *hashes.last().expect("one hash for each agreement");
-        let _ = self.events.send(Event::Input(Input::StateHash { gsn, hash }));
+        for (at, (gsn, hash)) in hashes.iter().copied().enumerate() {
+            if at + 1 == hashes.len() || gsn.0.is_multiple_of(STATE_EVERY) {
+                let _ = self.events.send(Event::Input(Input::StateHash { gsn, hash }));
+            }
+        }
         Ok(())
     }
 
@@ -137,5 +226,18 @@ impl ApplyThread {
             EntryKind::Tick | EntryKind::End { .. } => {}
         }
         Ok(())
+    }
+}
+
+impl Stop {
+    fn store(error: store::StoreError) -> Stop {
+        match error {
+            store::StoreError::Damaged { .. } => Stop::Damaged(error.to_string()),
+            _ => Stop::Failed(error.to_string()),
+        }
+    }
+
+    fn tables(error: TablesError) -> Stop {
+        Stop::Failed(error.to_string())
     }
 }

@@ -9,11 +9,11 @@ use engine::namespace::{Touched, VolumeParams, VolumeRecord, genesis_of_child};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::checkpoint;
 use super::setup::failed;
 use super::volume::{Shared, Volume, Volumes};
+use super::{checkpoint, roster};
 use crate::admin::control::ControlError;
-use crate::ops::ports::{OnApplied, Origin, Ring};
+use crate::ops::ports::{OnApplied, Origin, Ring, View};
 
 /// Starts child volumes; each once.
 pub struct Children {
@@ -34,6 +34,10 @@ impl OnApplied for Changed {
         if touched.contains(&Touched::Volumes) {
             self.0.notify_one();
         }
+    }
+
+    fn replaced(&self, _: Gsn, _: &View, _: &View) {
+        self.0.notify_one();
     }
 }
 
@@ -107,7 +111,9 @@ impl Children {
         if store.header(id).map_err(failed)?.is_some() {
             return Ok(());
         }
-        if record.creator != *me {
+        // One that had them and gave them up gets them back, and does not make others.
+        let had_them = roster::load(store.dir(), id).is_some();
+        if record.creator != *me || had_them {
             let seeds = record.members.iter().copied().filter(|node| node != me);
             return checkpoint::fetch_first(wire, store, id, seeds.collect()).await;
         }

@@ -14,6 +14,7 @@ use wire::{Ask, JoinToken, Request, Response, Wire};
 
 use super::admission::Admission;
 use super::gossip::Gossip;
+use super::pulse::{Cure, Failure};
 use super::quotas::Quotas;
 use super::report::{Reporter, node_name};
 use super::setup::{account, failed};
@@ -50,6 +51,11 @@ pub struct Parts {
     pub gossip: Arc<Gossip>,
     pub admission: Arc<Admission>,
     pub tasks: Vec<Task<()>>,
+}
+
+/// A daemon whose state diverged stays, so that people can look at it.
+fn ends_the_daemon(failure: &Option<Failure>) -> bool {
+    failure.as_ref().is_some_and(|failure| failure.cure != Cure::Diverged)
 }
 
 /// Bytes read from disk for one answer of `fusion log`.
@@ -378,9 +384,14 @@ impl Control for Node {
                 (self.ended.subscribe(), self.parts.root.pulse.watch_failure());
             tokio::select! {
                 _ = ended.wait_for(|ended| *ended) => Ok(()),
-                failed = failure.wait_for(Option::is_some) => {
-                    let reason = failed.ok().and_then(|reason| reason.clone());
-                    Err(ControlError::new(FailureKind::Failed, reason.unwrap_or_default()))
+                failed = failure.wait_for(ends_the_daemon) => {
+                    let failed = failed.ok().and_then(|failed| failed.clone());
+                    let kind = match &failed {
+                        Some(Failure { cure: Cure::Repair, .. }) => FailureKind::Damaged,
+                        _ => FailureKind::Failed,
+                    };
+                    let reason = failed.map(|failed| failed.reason);
+                    Err(ControlError::new(kind, reason.unwrap_or_default()))
                 }
             }
         })

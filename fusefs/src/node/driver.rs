@@ -5,26 +5,81 @@
 //! was agreed.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use engine::command::Command;
 use engine::consensus::{Effect, Input, Message, Replica};
 use engine::ids::{NodeId, VolumeId};
 
-use super::apply::Agreed;
+use super::apply::{Agreed, ApplyJob};
+use super::catchup::CatchUpSignal;
 use super::clock::Clock;
 use super::log::LogJob;
 use super::order::OrderService;
 use super::pulse::Pulse;
+use super::queue::QueueSender;
+use super::suspicion::Suspicion;
 
 /// What the ring thread is woken for.
 pub enum Event {
     /// Commands with their ids already in sequence.
     Commands(Vec<Command>),
     Input(Input),
+    /// From a peer. It has taken its place in the [`Backlog`].
+    Message {
+        from: NodeId,
+        message: Message,
+        bytes: usize,
+    },
     /// The thread ends; nothing more is stepped.
     Stop,
+}
+
+impl Event {
+    fn into_input(self, backlog: &Backlog) -> Option<Input> {
+        match self {
+            Event::Input(input) => Some(input),
+            Event::Message { from, message, bytes } => {
+                backlog.done(bytes);
+                Some(Input::Message { from, message })
+            }
+            Event::Commands(_) | Event::Stop => None,
+        }
+    }
+}
+
+/// What peers have sent and the ring thread has not come to: bounded, since messages may be
+/// lost and whoever needs an answer asks again. (Commands are bounded by the callers that wait
+/// for them, the other events by the jobs that they answer.)
+#[derive(Default)]
+pub struct Backlog {
+    bytes: AtomicUsize,
+}
+
+/// A second of a fast network.
+const BACKLOG_BYTES_MAX: usize = 64 << 20;
+
+impl Backlog {
+    /// Takes a place for a message; false if there is no room for it.
+    pub fn admit(&self, bytes: usize) -> bool {
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let fits = before == 0 || before + bytes <= BACKLOG_BYTES_MAX;
+        if !fits {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    fn done(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that wait.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
 }
 
 /// Where effects go.
@@ -32,10 +87,13 @@ pub struct Outlets {
     pub volume: VolumeId,
     pub me: NodeId,
     pub wire: Arc<wire::Wire>,
-    pub log: Sender<LogJob>,
-    pub apply: Sender<Agreed>,
-    pub order: OrderService,
+    pub log: QueueSender<LogJob>,
+    pub apply: Arc<QueueSender<ApplyJob>>,
+    pub order: Arc<OrderService>,
     pub pulse: Arc<Pulse>,
+    pub backlog: Arc<Backlog>,
+    pub catch_up: Arc<CatchUpSignal>,
+    pub suspicion: Suspicion,
 }
 
 /// Inputs taken in one turn at most: bounds how long an effect waits for the end of its turn.
@@ -70,18 +128,24 @@ pub fn run(mut replica: Replica, clock: &Clock, events: &Receiver<Event>, outlet
         for _ in 0..TURN_INPUTS_MAX {
             match next {
                 Some(Event::Commands(more)) => commands.extend(more),
-                Some(Event::Input(input)) => {
-                    replica.step(clock.now_us(), input, &mut effects);
-                }
                 Some(Event::Stop) => return,
+                Some(event) => {
+                    if let Some(input) = event.into_input(&outlets.backlog) {
+                        replica.step(clock.now_us(), input, &mut effects);
+                    }
+                }
                 None => break,
             }
             next = events.try_recv().ok();
         }
         match next {
             Some(Event::Commands(more)) => commands.extend(more),
-            Some(Event::Input(input)) => replica.step(clock.now_us(), input, &mut effects),
             Some(Event::Stop) => return,
+            Some(event) => {
+                if let Some(input) = event.into_input(&outlets.backlog) {
+                    replica.step(clock.now_us(), input, &mut effects);
+                }
+            }
             None => {}
         }
         if !commands.is_empty() {
@@ -108,26 +172,28 @@ fn carry_out(effects: &mut Vec<Effect>, outlets: &Outlets) {
         match effect {
             Effect::Persist(record) => job.records.push(record),
             Effect::SendDurable { to, message } => job.then_send.push((to, message)),
+            // Catching up in bulk brings the same sooner.
+            Effect::Send { message: Message::Fetch { .. }, .. } if outlets.catch_up.is_busy() => {}
             Effect::Send { to, message } => send(outlets, to, &message),
             Effect::Agreed { record, header } => {
-                // A closed channel means that the node is stopping.
-                let _ = outlets.apply.send(Agreed { record, header });
+                let bytes = record.entry.size_hint();
+                // Waits while the disk is slower than the ring: this node then falls behind,
+                // and the others go on without it.
+                outlets.apply.send(bytes, ApplyJob::Agreed(Agreed { record, header }));
             }
             Effect::ServeOrder { to, from } => outlets.order.serve(to, from),
-            // A node that joined later keeps no older agreements. Others do, since nobody
-            // truncates the order; the replica asks them next.
             Effect::NeedSnapshot { peer, oldest } => {
-                tracing::warn!(%peer, %oldest, "the peer's order begins above what is needed here");
+                tracing::info!(%peer, %oldest, "the peer's order begins above what is needed here");
+                outlets.catch_up.needed();
             }
-            Effect::Diverged { gsn, peer } => outlets.pulse.fail(format!(
-                "the state hash differs from node {peer}'s at GSN {gsn}: this node or that one \
-                 applied something else. It stops applying; keep the store as evidence"
-            )),
+            Effect::Diverged { gsn, peer } => outlets.suspicion.diverged(peer, gsn),
+            Effect::PeerDiverged { gsn, peer } => outlets.suspicion.peer_diverged(peer, gsn),
+            Effect::MemoryWhole => outlets.suspicion.memory_whole(),
             Effect::ShutdownDone => outlets.pulse.lane_ended(),
         }
     }
     if !job.is_empty() {
-        let _ = outlets.log.send(job);
+        outlets.log.send(job.bytes(), job);
     }
 }
 

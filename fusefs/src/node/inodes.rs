@@ -1,6 +1,7 @@
 //! Numbers for new inodes, chosen by the node that proposes them.
 
 use engine::ids::{Ino, NodeId};
+use engine::namespace::View;
 use parking_lot::Mutex;
 use store::{LocalBatch, Store, StoreError};
 
@@ -18,6 +19,9 @@ struct Range {
 }
 
 const KEY: &[u8] = b"inode-numbers";
+/// Numbers that this node may have used for inodes that are gone, or that are being made, when
+/// the reservation was lost with the database.
+const LOST_MARGIN: u64 = 16 * BLOCK;
 /// One synced write for so many inodes. A crash wastes at most one block of the 2^40 numbers
 /// of a node: 16 million crashes.
 const BLOCK: u64 = 1 << 16;
@@ -29,7 +33,7 @@ impl InodeNumbers {
             Some(bytes) => u64::from_be_bytes(bytes.as_slice().try_into().map_err(|_| {
                 StoreError::Invalid("the reservation of inode numbers is not 8 bytes".into())
             })?),
-            None => FIRST,
+            None => beyond_used(node, &store)?,
         };
         let range = Range { next, reserved_upto: next };
         Ok(InodeNumbers { node, store, range: Mutex::new(range) })
@@ -50,4 +54,20 @@ impl InodeNumbers {
         range.next += 1;
         Ok(Ino::of(self.node, counter))
     }
+}
+
+/// A number above all that the tables know of this node.
+fn beyond_used(node: NodeId, store: &Store) -> Result<u64, StoreError> {
+    let first = Ino::of(node, FIRST);
+    let mut newest = None;
+    for volume in store.volumes() {
+        let view = View::new(store.snapshot(volume)?);
+        let visited = view.inodes(first, &mut |ino, _| {
+            let own = ino.node() == Some(node);
+            newest = if own { newest.max(Some(ino)) } else { newest };
+            own
+        });
+        visited.map_err(|error| StoreError::Invalid(error.to_string()))?;
+    }
+    Ok(newest.map_or(FIRST, |ino| ino.0 - first.0 + FIRST + LOST_MARGIN))
 }

@@ -59,6 +59,10 @@ impl Ring for LocalRing {
     }
 
     fn view(&self) -> View {
+        if let Some(failure) = self.pulse.diverged() {
+            // Wrong answers would be worse than none.
+            return View::new(SharedTables(Arc::new(Unreadable(failure))));
+        }
         View::new(SharedTables(match self.store.snapshot(self.volume) {
             Ok(tables) => Arc::new(tables),
             Err(error) => Arc::new(Unreadable(error.to_string())),

@@ -1,15 +1,16 @@
 //! The log thread: many records, one fsync.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Sender;
 
 use engine::consensus::record::LogRecord;
-use engine::consensus::{Input, Message};
+use engine::consensus::{Entry, Input, Message};
 use engine::ids::{Gsn, NodeId, VolumeId};
 use store::Store;
 
 use super::driver::Event;
 use super::pulse::Pulse;
+use super::queue::QueueReceiver;
 
 /// Records to make durable, and the messages that may go only then.
 #[derive(Default)]
@@ -21,6 +22,23 @@ pub struct LogJob {
 impl LogJob {
     pub fn is_empty(&self) -> bool {
         self.records.is_empty() && self.then_send.is_empty()
+    }
+
+    /// About what it holds.
+    pub fn bytes(&self) -> usize {
+        let record = |record: &LogRecord| match record {
+            LogRecord::Accepted { entry, .. } => entry.size_hint(),
+            _ => 64,
+        };
+        let message = |(_, message): &(NodeId, Message)| match message {
+            Message::Propose { entries, .. } => entries.iter().map(Entry::size_hint).sum(),
+            Message::Promise { accepted, .. } => {
+                accepted.iter().map(|accepted| accepted.entry.size_hint()).sum()
+            }
+            _ => 64,
+        };
+        let records: usize = self.records.iter().map(record).sum();
+        records + self.then_send.iter().map(message).sum::<usize>()
     }
 }
 
@@ -39,11 +57,11 @@ const GROUP_JOBS_MAX: usize = 4096;
 
 impl LogThread {
     /// Runs until the channel is closed, or until the disk fails.
-    pub fn run(&self, jobs: &Receiver<LogJob>) {
+    pub fn run(&self, jobs: &QueueReceiver<LogJob>) {
         let mut applied_durable = Gsn(0);
-        while let Ok(mut group) = jobs.recv() {
+        while let Some(mut group) = jobs.recv() {
             for _ in 1..GROUP_JOBS_MAX {
-                let Ok(job) = jobs.try_recv() else { break };
+                let Some(job) = jobs.next_if(|_| true) else { break };
                 group.records.extend(job.records);
                 group.then_send.extend(job.then_send);
             }

@@ -1,12 +1,15 @@
 //! Who belongs to the cluster, as agreed: told to the network, and given a vote once caught up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use engine::consensus::Input;
-use engine::ids::{Gsn, NodeId};
+use engine::consensus::record::Header;
+use engine::consensus::status::PeerStatus;
+use engine::consensus::{Input, RingStatus};
+use engine::ids::{Gsn, NodeId, VolumeId};
 use engine::namespace::Touched;
 use engine::namespace::tables::TablesError;
 use parking_lot::RwLock;
@@ -14,26 +17,39 @@ use wire::{Peer, Wire};
 
 use super::driver::Event;
 use super::pulse::Pulse;
-use crate::ops::ports::{OnApplied, Origin, Ring};
+use super::roster;
+use crate::ops::ports::{OnApplied, Origin, Ring, View};
 
 /// Who takes part in a volume, for those who must not read tables to know it. The root
 /// volume's members are also the network's list of peers.
 pub struct Members {
     me: NodeId,
     ring: Arc<dyn Ring>,
+    volume: VolumeId,
+    /// The store's directory.
+    dir: PathBuf,
     network: Option<Arc<Wire>>,
     nodes: RwLock<BTreeSet<NodeId>>,
 }
 
 impl Members {
     /// `network`: which is told of the members.
-    pub fn new(ring: Arc<dyn Ring>, network: Option<Arc<Wire>>) -> Members {
-        Members { me: ring.me(), ring, network, nodes: RwLock::default() }
+    pub fn new(
+        volume: VolumeId,
+        ring: Arc<dyn Ring>,
+        dir: PathBuf,
+        network: Option<Arc<Wire>>,
+    ) -> Members {
+        Members { me: ring.me(), ring, volume, dir, network, nodes: RwLock::default() }
     }
 
-    /// Takes over the members of now.
+    /// Takes over the members of now, and notes them beside the database: should that be lost,
+    /// the node must know whom to ask.
     pub fn publish(&self) -> Result<(), TablesError> {
         let members = self.ring.view().members()?;
+        if let Err(error) = roster::save(&self.dir, self.volume, &members) {
+            tracing::warn!(%error, "the members cannot be noted beside the database");
+        }
         *self.nodes.write() = members.iter().map(|member| member.id).collect();
         if let Some(network) = &self.network {
             let peers = members.into_iter().filter(|member| member.id != self.me);
@@ -60,6 +76,10 @@ impl OnApplied for Members {
             tracing::error!(%error, "the members cannot be read");
         }
     }
+
+    fn replaced(&self, gsn: Gsn, _: &View, _: &View) {
+        self.applied(gsn, &[Touched::Members], Origin::Elsewhere);
+    }
 }
 
 /// Gives a vote to each member that has none and has caught up, one at a time.
@@ -84,24 +104,42 @@ impl Promoter {
             ticks.tick().await;
             if let Some(voters) = self.next_voters() {
                 let _ = self.events.send(Event::Input(Input::Reconfigure { voters }));
+            } else if self.somebody_waits() {
+                let _ = self.events.send(Event::Input(Input::Renew));
             }
         }
     }
 
-    /// The membership to propose now, if there is one.
-    fn next_voters(&self) -> Option<BTreeMap<NodeId, u32>> {
+    /// A voter that lost its log may not vote in this epoch any more, and has caught up.
+    fn somebody_waits(&self) -> bool {
+        self.turn().is_some_and(|(_, status)| {
+            let waits = |peer: &PeerStatus| {
+                peer.wants_epoch && !peer.suspected && peer.gsn.0 + CAUGHT_UP_GSN >= status.gsn.0
+            };
+            status.peers.iter().any(waits)
+        })
+    }
+
+    /// The membership and the ring's state, if it is for this node to propose a change.
+    fn turn(&self) -> Option<(Arc<Header>, Arc<RingStatus>)> {
         let header = self.pulse.header();
         let status = self.pulse.ring()?;
         let voters = &header.config.voters;
-        if !voters.contains_key(&status.me) || status.epoch != header.config.epoch {
+        let votes = voters.contains_key(&status.me) && !status.mute;
+        if !votes || status.epoch != header.config.epoch {
             return None;
         }
         let is_first = status.peers.iter().all(|peer| {
-            peer.node > status.me || peer.suspected || !voters.contains_key(&peer.node)
+            let may = voters.contains_key(&peer.node) && !peer.suspected && !peer.mute;
+            peer.node > status.me || !may
         });
-        if !is_first {
-            return None;
-        }
+        is_first.then_some((header, status))
+    }
+
+    /// The membership to propose now, if there is one.
+    fn next_voters(&self) -> Option<BTreeMap<NodeId, u32>> {
+        let (header, status) = self.turn()?;
+        let voters = &header.config.voters;
         let candidate = status.peers.iter().find(|peer| {
             !voters.contains_key(&peer.node)
                 && !peer.suspected

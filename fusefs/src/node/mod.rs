@@ -9,12 +9,14 @@
 //! | apply | agreed commands into the tables, then into caches | `apply` |
 //! | reply | answers the callers | `volume` |
 //! | order | reads stored agreements for peers that lag | `order` |
+//! | retain | drops stored agreements that nobody needs | `retain` |
 //!
 //! An operation's way: `local_ring` → `proposals` → `driver` → (`log`, network) → `apply` →
 //! reply. Everything else here starts, stops, or tells people about it.
 
 mod admission;
 mod apply;
+mod catchup;
 mod checkpoint;
 mod children;
 mod clock;
@@ -32,10 +34,15 @@ mod order;
 mod paths;
 mod proposals;
 mod pulse;
+mod queue;
 mod quotas;
+mod repair;
 mod report;
+mod retain;
+mod roster;
 mod setup;
 mod start;
+mod suspicion;
 mod volume;
 mod volume_report;
 mod waiting;

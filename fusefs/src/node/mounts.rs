@@ -13,7 +13,7 @@ use crate::admin::control::{ControlError, MountRequest, UnmountRequest};
 use crate::admin::report::MountReport;
 use crate::kernel::{Kernel, MountError, MountOptions, Mounted};
 use crate::ops::Fs;
-use crate::ops::ports::{Bodies, OnApplied, Origin, Ring};
+use crate::ops::ports::{Bodies, OnApplied, Origin, Ring, View};
 
 /// The mount of this daemon: one at a time.
 pub struct Mounts {
@@ -148,6 +148,12 @@ impl OnApplied for Mounts {
     fn applied(&self, gsn: Gsn, touched: &[Touched], origin: Origin) {
         for kernel in self.kernels.read().iter() {
             kernel.applied(gsn, touched, origin);
+        }
+    }
+
+    fn replaced(&self, gsn: Gsn, before: &View, after: &View) {
+        for kernel in self.kernels.read().iter() {
+            kernel.replaced(gsn, before, after);
         }
     }
 }

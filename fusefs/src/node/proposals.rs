@@ -89,14 +89,21 @@ impl Proposals {
         if (id.origin, id.boot) != (self.me, self.boot) {
             return None;
         }
-        let Waiting { done, caller, .. } = self.state.lock().waiting.remove(&id.seq)?;
-        let waited = caller.end_wait();
-        let origin = match (&waited, caller.call) {
-            (Ok(()), Some(_)) => Origin::Caller,
-            (Ok(()), None) => Origin::Daemon,
-            (Err(_), _) => Origin::Elsewhere,
-        };
-        Some(Waiter { done, origin, waited })
+        Some(self.state.lock().waiting.remove(&id.seq)?.finish())
+    }
+
+    /// The node and the start whose commands these are.
+    pub fn origin(&self) -> (NodeId, u64) {
+        (self.me, self.boot)
+    }
+
+    /// Takes out everybody who waits for a command of this start up to `seq`.
+    pub fn finish_upto(&self, seq: u64) -> Vec<(OpId, Waiter)> {
+        let mut state = self.state.lock();
+        let later = state.waiting.split_off(&(seq + 1));
+        let finished = std::mem::replace(&mut state.waiting, later);
+        let id = |seq| OpId { origin: self.me, boot: self.boot, seq };
+        finished.into_iter().map(|(seq, waiting)| (id(seq), waiting.finish())).collect()
     }
 
     /// Answers the callers whose directory's rule says that they wait no longer. Their commands
@@ -131,6 +138,18 @@ impl Proposals {
 }
 
 impl Waiting {
+    /// Its wait ends here.
+    fn finish(self) -> Waiter {
+        let Waiting { done, caller, .. } = self;
+        let waited = caller.end_wait();
+        let origin = match (&waited, caller.call) {
+            (Ok(()), Some(_)) => Origin::Caller,
+            (Ok(()), None) => Origin::Daemon,
+            (Err(_), _) => Origin::Elsewhere,
+        };
+        Waiter { done, origin, waited }
+    }
+
     /// Why it does not wait any longer, if it doesn't.
     fn end(&self, limits: &dyn Limits) -> Option<ProposeError> {
         let waited = self.since.elapsed();

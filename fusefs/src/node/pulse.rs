@@ -1,13 +1,13 @@
 //! How the node does: what its threads publish, and what others wait for.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use engine::consensus::RingStatus;
 use engine::consensus::record::Header;
-use engine::ids::{Gsn, StateHash};
+use engine::ids::{Gsn, NodeId, StateHash};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
@@ -18,8 +18,47 @@ pub struct Pulse {
     header: RwLock<Arc<Header>>,
     hashes: Mutex<VecDeque<(Gsn, StateHash)>>,
     ring: RwLock<Option<(Instant, Arc<RingStatus>)>>,
-    failure: watch::Sender<Option<String>>,
+    catch_up: Mutex<Option<CatchUp>>,
+    installs: AtomicU64,
+    retained: Mutex<Retained>,
+    failure: watch::Sender<Option<Failure>>,
     lane_ended: watch::Sender<bool>,
+}
+
+/// Why a node stopped, and what helps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub reason: String,
+    pub cure: Cure,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cure {
+    /// The database is not to be believed: a restart gives it up and takes a peer's state.
+    Repair,
+    /// The state differs from the majority's. The daemon stays, so that people can look; a
+    /// restart repairs as above.
+    Diverged,
+    /// Somebody has to look at the machine.
+    Operator,
+}
+
+/// A node on its way to the newest agreement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CatchUp {
+    /// Agreements from peers, up to the newest known one.
+    Log { from: Gsn, upto: Gsn },
+    /// A copy of a peer's tables.
+    Checkpoint { peer: NodeId, gsn: Gsn, bytes: u64, total_bytes: u64 },
+}
+
+/// What is kept of the agreed order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Retained {
+    pub oldest: Gsn,
+    pub bytes: u64,
+    /// Members that are away for longer than that.
+    pub sidelined: BTreeSet<NodeId>,
 }
 
 /// So many state hashes are kept: enough to compare nodes that lag behind each other.
@@ -35,6 +74,9 @@ impl Pulse {
             header: RwLock::new(Arc::new(header)),
             hashes: Mutex::new(VecDeque::from([(gsn, hash)])),
             ring: RwLock::new(None),
+            catch_up: Mutex::default(),
+            installs: AtomicU64::new(0),
+            retained: Mutex::default(),
             failure: watch::Sender::new(None),
             lane_ended: watch::Sender::new(false),
         }
@@ -98,24 +140,74 @@ impl Pulse {
         self.ring.read().as_ref().map(|(_, status)| status.clone())
     }
 
+    /// Forgets the hashes of states that a checkpoint replaced.
+    pub fn record_installed(&self, hash: (Gsn, StateHash), header: &Arc<Header>) {
+        *self.hashes.lock() = VecDeque::from([hash]);
+        self.record_applied(&[], header);
+        self.installs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Checkpoints that took the place of the tables since the start.
+    pub fn installs(&self) -> u64 {
+        self.installs.load(Ordering::Relaxed)
+    }
+
+    pub fn record_retained(&self, retained: Retained) {
+        *self.retained.lock() = retained;
+    }
+
+    pub fn retained(&self) -> Retained {
+        self.retained.lock().clone()
+    }
+
+    /// How the node gets to the newest agreement; `None` when it is there.
+    pub fn record_catch_up(&self, catch_up: Option<CatchUp>) {
+        *self.catch_up.lock() = catch_up;
+    }
+
+    pub fn catch_up(&self) -> Option<CatchUp> {
+        self.catch_up.lock().clone()
+    }
+
     /// The node can't go on: it stops voting, applying and acknowledging. The first reason
     /// stays.
     pub fn fail(&self, reason: String) {
+        self.end(Failure { reason, cure: Cure::Operator });
+    }
+
+    /// As [`Self::fail`], because the database is not what it was.
+    pub fn fail_damaged(&self, reason: String) {
+        self.end(Failure { reason, cure: Cure::Repair });
+    }
+
+    /// As [`Self::fail`], because the state is another one than the majority's.
+    pub fn fail_diverged(&self, reason: String) {
+        self.end(Failure { reason, cure: Cure::Diverged });
+    }
+
+    fn end(&self, why: Failure) {
         self.failure.send_if_modified(|failure| {
             if failure.is_some() {
                 return false;
             }
-            tracing::error!(%reason, "the node stops");
-            *failure = Some(reason);
+            tracing::error!(reason = why.reason, "the node stops");
+            *failure = Some(why);
             true
         });
     }
 
-    pub fn failure(&self) -> Option<String> {
+    pub fn failure(&self) -> Option<Failure> {
         self.failure.borrow().clone()
     }
 
-    pub fn watch_failure(&self) -> watch::Receiver<Option<String>> {
+    /// Why nothing here is to be believed, if so.
+    pub fn diverged(&self) -> Option<String> {
+        let failure = self.failure.borrow();
+        let diverged = failure.as_ref().filter(|failure| failure.cure == Cure::Diverged);
+        diverged.map(|failure| failure.reason.clone())
+    }
+
+    pub fn watch_failure(&self) -> watch::Receiver<Option<Failure>> {
         self.failure.subscribe()
     }
 

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use engine::command::Member;
-use engine::ids::NodeId;
-use engine::namespace::TablesError;
+use engine::ids::{NodeId, VolumeId};
+use engine::namespace::{TablesError, View};
+use store::{SnapshotTables, Store};
 use wire::Wire;
 
 use super::gossip::Gossip;
-use super::pulse::Pulse;
+use super::pulse::{CatchUp, Cure, Pulse};
 use super::setup::cluster_text;
 use crate::admin::report::{
-    Lag, LaneReport, LinkReport, NodeReport, NodeState, RingReport, Role, Status,
+    CatchUpReport, Lag, LaneReport, LinkReport, NodeReport, NodeState, RingReport, Role, Status,
 };
 use crate::body::BodyService;
 use crate::ops::ports::Ring;
@@ -21,6 +22,9 @@ pub struct Reporter {
     pub ring: Arc<dyn Ring>,
     pub pulse: Arc<Pulse>,
     pub bodies: Arc<BodyService>,
+    /// To name the members also when the node does not believe its tables any more.
+    pub store: Store,
+    pub volume: VolumeId,
 }
 
 /// Farther behind the newest agreement than this, a node counts as catching up.
@@ -28,19 +32,28 @@ const CATCHING_UP_GSN: u64 = 1000;
 
 impl Reporter {
     pub fn own(&self) -> Result<Option<NodeReport>, TablesError> {
-        let view = self.ring.view();
+        let view = self.view()?;
         let Some(member) = view.member(self.ring.me())? else { return Ok(None) };
         let (gsn, hash) = self.pulse.newest_hash();
         let status = self.pulse.ring();
         let agreed = status.as_ref().map_or(gsn, |ring| ring.gsn.max(ring.gsn_of_peers)).max(gsn);
         let progress = self.bodies.progress();
+        let retained = self.pulse.retained();
+        let catch_up = self.pulse.catch_up().map(|catch_up| match catch_up {
+            CatchUp::Log { upto, .. } => CatchUpReport::Log { done: gsn.0, upto: upto.0 },
+            CatchUp::Checkpoint { peer, gsn, bytes, total_bytes } => {
+                let from = view.member(peer).ok().flatten();
+                let from = from.map_or_else(|| peer.to_string(), |member| member.name);
+                CatchUpReport::Checkpoint { from, gsn: gsn.0, bytes, about_bytes: total_bytes }
+            }
+        });
         Ok(Some(NodeReport {
             node: member.name,
             id: member.id.0,
             zone: member.zone_name,
             address: member.address,
             role: self.role(member.id),
-            state: self.state(agreed.0 - gsn.0),
+            state: state(&self.pulse, agreed.0 - gsn.0),
             gsn_applied: gsn.0,
             gsn_agreed: agreed.0,
             state_hash: hash.to_hex(),
@@ -50,25 +63,20 @@ impl Reporter {
                 bytes: progress.missing_bytes,
                 files: progress.missing_files,
             },
+            catch_up,
+            order_oldest: retained.oldest.0,
+            order_bytes: retained.bytes,
             age_seconds: Some(0.0),
         }))
+    }
+
+    fn view(&self) -> Result<View<SnapshotTables>, TablesError> {
+        Ok(View::new(self.store.snapshot(self.volume)?))
     }
 
     fn role(&self, node: NodeId) -> Role {
         let is_voter = self.pulse.header().config.voters.contains_key(&node);
         if is_voter { Role::Voter } else { Role::Observer }
-    }
-
-    pub(super) fn state(&self, behind_gsn: u64) -> NodeState {
-        if self.pulse.failure().is_some() {
-            return NodeState::Failed;
-        }
-        match self.pulse.ring() {
-            None => NodeState::Starting,
-            Some(ring) if !ring.quorum => NodeState::CutOff,
-            Some(_) if behind_gsn > CATCHING_UP_GSN => NodeState::CatchingUp,
-            Some(_) => NodeState::Ok,
-        }
     }
 
     /// The whole cluster as this node sees it.
@@ -78,7 +86,8 @@ impl Reporter {
         gossip: &Gossip,
         wire: &Wire,
     ) -> Result<Status, TablesError> {
-        let members = self.ring.view().members()?;
+        let view = self.view()?;
+        let members = view.members()?;
         let me = self.ring.me();
         let mut nodes = Vec::with_capacity(members.len());
         for member in &members {
@@ -122,14 +131,22 @@ impl Reporter {
                 gsn_applied: 0,
                 gsn_agreed: 0,
                 state_hash: String::new(),
-                watermark: self.ring.view().held_upto(member.id).map_or(0, |gsn| gsn.0),
+                watermark: self
+                    .view()
+                    .and_then(|view| view.held_upto(member.id))
+                    .map_or(0, |gsn| gsn.0),
                 lag: Lag::default(),
+                catch_up: None,
+                order_oldest: 0,
+                order_bytes: 0,
                 age_seconds: None,
             },
         };
         report.role = self.role(member.id);
         if silent {
-            report.state = NodeState::Unreachable;
+            let sidelined = self.pulse.retained().sidelined.contains(&member.id);
+            report.state = if sidelined { NodeState::Sidelined } else { NodeState::Unreachable };
+            report.catch_up = None;
         }
         report
     }
@@ -164,8 +181,28 @@ impl Reporter {
 
     fn warnings(&self, nodes: &[NodeReport]) -> Vec<String> {
         let mut warnings = Vec::new();
-        if let Some(reason) = self.pulse.failure() {
-            warnings.push(format!("this node has stopped: {reason}"));
+        if let Some(failure) = self.pulse.failure() {
+            let reason = failure.reason;
+            warnings.push(match failure.cure {
+                Cure::Diverged => format!(
+                    "this node has stopped: {reason}. Report it as a bug; restart the daemon to \
+                     take the majority's state"
+                ),
+                _ => format!("this node has stopped: {reason}"),
+            });
+        }
+        let ring = self.pulse.ring();
+        if ring.as_ref().is_some_and(|ring| ring.mute) {
+            warnings.push(
+                "this node lost its log and does not vote; it asks the others for a new epoch"
+                    .into(),
+            );
+        }
+        for node in nodes.iter().filter(|node| node.state == NodeState::Sidelined) {
+            warnings.push(format!(
+                "node {} is away for longer than the log is kept: it comes back by a checkpoint",
+                node.node
+            ));
         }
         if self.pulse.ring().is_some_and(|ring| !ring.quorum) {
             warnings.push(
@@ -201,6 +238,21 @@ impl Reporter {
             ));
         }
         warnings
+    }
+}
+
+/// How a volume does here, so many agreements behind the newest.
+pub fn state(pulse: &Pulse, behind_gsn: u64) -> NodeState {
+    if pulse.failure().is_some() {
+        return NodeState::Failed;
+    }
+    match pulse.ring() {
+        None => NodeState::Starting,
+        Some(ring) if !ring.quorum => NodeState::CutOff,
+        Some(_) if behind_gsn > CATCHING_UP_GSN || pulse.catch_up().is_some() => {
+            NodeState::CatchingUp
+        }
+        Some(_) => NodeState::Ok,
     }
 }
 

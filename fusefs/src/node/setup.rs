@@ -10,7 +10,7 @@ use store::{Identity, LocalBatch, Options, Store};
 use wire::identity::{is_valid_name, random};
 use wire::{Authority, JoinToken, NodeIdentity, NodeKey, NodeName};
 
-use super::clock;
+use super::{clock, roster};
 use crate::admin::control::{ControlError, InitRequest, JoinRequest};
 use crate::admin::report;
 
@@ -113,11 +113,15 @@ pub fn account(cluster: &[u8; 16], member: &Member) -> report::Identity {
 
 /// This node as it was made; the agreed members may know better by now.
 pub fn own_member(store: &Store) -> Result<Member, ControlError> {
-    let bytes = store.local_get(SELF_KEY).map_err(failed)?.ok_or_else(|| {
+    if let Some(bytes) = store.local_get(SELF_KEY).map_err(failed)? {
+        return minicbor::decode(&bytes).map_err(failed);
+    }
+    // The database was lost once.
+    let known = roster::load(store.dir(), VolumeId::ROOT).unwrap_or_default();
+    known.into_iter().find(|member| member.id == store.identity().node).ok_or_else(|| {
         ControlError::failed("the store has no node in it")
             .hint("its `fusion init` or `fusion join` was interrupted: remove it and repeat that")
-    })?;
-    minicbor::decode(&bytes).map_err(failed)
+    })
 }
 
 /// Members to fetch the first checkpoint from.
@@ -133,6 +137,8 @@ fn remember(store: &Store, own: &Member, seeds: &[Member]) -> Result<(), Control
     let mut batch = LocalBatch::new();
     batch.put(SELF_KEY, &minicbor::to_vec(own).expect(encoded));
     batch.put(SEEDS_KEY, &minicbor::to_vec(seeds).expect(encoded));
+    let members: Vec<Member> = [own].into_iter().chain(seeds).cloned().collect();
+    roster::save(store.dir(), VolumeId::ROOT, &members).map_err(failed)?;
     store.local_write(&batch, true).map_err(failed)
 }
 

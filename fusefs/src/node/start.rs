@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 use engine::command::{Member, Op};
 use engine::ids::VolumeId;
 use engine::outcome::Outcome;
-use store::{Options, Store};
 use wire::{Authority, NodeIdentity, Wire, WireConfig};
 
 use super::admission::Admission;
@@ -19,6 +18,7 @@ use super::members::peer;
 use super::report::Reporter;
 use super::setup::{failed, own_member, seeds};
 use super::volume::{ROOT_NAME, Shared, Volume, Volumes};
+use super::{repair, roster};
 use crate::admin::control::ControlError;
 use crate::config::Settings;
 
@@ -29,9 +29,10 @@ use crate::config::Settings;
 /// When the store, the identity or the UDP port cannot be used.
 pub async fn start(settings: Settings) -> Result<Arc<Node>, ControlError> {
     let dir = settings.store.clone();
-    let store = tokio::task::spawn_blocking(move || Store::open(&dir, &Options::default()));
-    let store = store.await.map_err(failed)?.map_err(failed)?;
-    let identity = NodeIdentity::load(&store.identity_dir()).map_err(failed)?;
+    let identity = NodeIdentity::load(&dir.join("identity")).map_err(failed)?;
+    let own = identity.node();
+    let store = tokio::task::spawn_blocking(move || repair::open(&dir, own));
+    let store = store.await.map_err(failed)??;
     let authority = Authority::load(&store.identity_dir()).map_err(failed)?;
     let member = own_member(&store)?;
     let me = member.id;
@@ -55,7 +56,10 @@ pub async fn start(settings: Settings) -> Result<Arc<Node>, ControlError> {
     let wire = Arc::new(Wire::bind(config, handler).map_err(failed)?);
 
     if store.header(VolumeId::ROOT).map_err(failed)?.is_none() {
-        let seeds = seeds(&store)?;
+        let seeds = match roster::load(store.dir(), VolumeId::ROOT) {
+            Some(known) => known.into_iter().filter(|member| member.id != me).collect(),
+            None => seeds(&store)?,
+        };
         let nodes = seeds.iter().map(|seed| seed.id).collect();
         wire.set_peers(seeds.into_iter().map(peer).collect());
         checkpoint::fetch_first(&wire, &store, VolumeId::ROOT, nodes).await?;
@@ -78,6 +82,8 @@ pub async fn start(settings: Settings) -> Result<Arc<Node>, ControlError> {
         ring: root.ring.clone(),
         pulse: root.pulse.clone(),
         bodies: root.bodies.clone(),
+        store: store.clone(),
+        volume: VolumeId::ROOT,
     });
     let own_report = {
         let reporter = reporter.clone();

@@ -20,9 +20,10 @@ use tokio::task::JoinHandle as Task;
 use wire::{Ask, PeerInfo, RefusedCode, Request, Response, Wire};
 
 use super::apply::{ApplyThread, Finished};
+use super::catchup::{CatchUpSignal, CatchUpTask};
 use super::checkpoint::CheckpointService;
 use super::clock::Clock;
-use super::driver::{self, Event, Outlets};
+use super::driver::{self, Backlog, Event, Outlets};
 use super::inodes::InodeNumbers;
 use super::local_ring::LocalRing;
 use super::log::LogThread;
@@ -30,9 +31,12 @@ use super::members::{Members, Promoter};
 use super::mounts::Mounts;
 use super::order::{OrderService, OrderThread};
 use super::proposals::{LIMIT_EVERY, Proposals};
-use super::pulse::Pulse;
+use super::pulse::{Cure, Pulse};
+use super::queue::bounded;
 use super::quotas::Quotas;
+use super::retain::{Keep, RetainThread};
 use super::setup::failed;
+use super::suspicion::Suspicion;
 use super::waiting;
 use crate::admin::control::ControlError;
 use crate::body::BodyService;
@@ -51,6 +55,11 @@ pub struct Volume {
     pub mounts: Arc<Mounts>,
     members: Arc<Members>,
     checkpoints: Arc<CheckpointService>,
+    order: OrderThread,
+    order_service: Arc<OrderService>,
+    backlog: Arc<Backlog>,
+    /// Dropped, it ends the thread that truncates the order.
+    stop_retaining: Mutex<Option<Sender<()>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     tasks: Vec<Task<()>>,
 }
@@ -73,6 +82,12 @@ const LANE_END_TIMEOUT: Duration = Duration::from_secs(4);
 /// What was written is sealed and published before a graceful stop, for so long.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Records and messages that wait for the disk. More, and the ring waits as well: a node whose
+/// disk is slower than the others' falls behind instead of filling its memory.
+const LOG_QUEUE_BYTES: usize = 64 << 20;
+/// Agreements that wait to be applied; as above.
+const APPLY_QUEUE_BYTES: usize = 64 << 20;
+
 impl Volume {
     /// Starts the volume from what the store holds of it. Its tables must be there. The
     /// `followers` are told of what is applied after those that every volume has.
@@ -92,6 +107,7 @@ impl Volume {
             let recovered = tokio::task::spawn_blocking(move || store.recover(id)).await;
             recovered.map_err(failed)?.map_err(failed)?
         };
+        let forgetful = recovered.forgetful;
         let hash = View::new(store.tables(id)).state_hash().map_err(failed)?;
         let pulse = Arc::new(Pulse::new(recovered.header.clone(), hash));
         let (events, event_queue) = channel();
@@ -126,17 +142,17 @@ impl Volume {
         }
         // The root volume's members are the cluster: whom the network may talk to.
         let network = (id == VolumeId::ROOT).then(|| wire.clone());
-        let members = Arc::new(Members::new(ring.clone(), network));
+        let members = Arc::new(Members::new(id, ring.clone(), store.dir().to_owned(), network));
         members.publish().map_err(failed)?;
         let mut all_followers: Vec<Arc<dyn OnApplied>> =
             vec![members.clone(), bodies.clone(), mounts.clone()];
         all_followers.extend(followers);
 
         let mut threads = Threads::default();
-        let (jobs, job_queue) = channel();
-        let (agreed, agreed_queue) = channel();
+        let (jobs, job_queue) = bounded(LOG_QUEUE_BYTES);
+        let (agreed, agreed_queue) = bounded(APPLY_QUEUE_BYTES);
+        let agreed = Arc::new(agreed);
         let (replies, reply_queue) = channel();
-        let (requests, request_queue) = channel();
         let log = LogThread {
             volume: id,
             me,
@@ -163,15 +179,38 @@ impl Volume {
             wire: wire.clone(),
             pulse: pulse.clone(),
         };
-        threads.spawn("order", move || order.run(&request_queue))?;
+        let order_service = Arc::new(OrderService::default());
+        {
+            let (order, service) = (order.clone(), order_service.clone());
+            threads.spawn("order", move || order.run(&service))?;
+        }
+        let checkpoints = Arc::new(CheckpointService::new(id, store.clone()));
+        let retain = RetainThread {
+            volume: id,
+            store: store.clone(),
+            ring: ring.clone(),
+            pulse: pulse.clone(),
+            checkpoints: checkpoints.clone(),
+            limits: Keep {
+                keep_gsn: settings.order_keep_gsn,
+                keep_bytes: settings.order_keep_bytes,
+            },
+        };
+        let (stop_retaining, retain_stopped) = channel();
+        threads.spawn("retain", move || retain.run(&retain_stopped))?;
+        let backlog = Arc::new(Backlog::default());
+        let signal = Arc::new(CatchUpSignal::default());
         let outlets = Outlets {
             volume: id,
             me,
             wire: wire.clone(),
             log: jobs,
-            apply: agreed,
-            order: OrderService(requests),
+            apply: agreed.clone(),
+            order: order_service.clone(),
             pulse: pulse.clone(),
+            backlog: backlog.clone(),
+            catch_up: signal.clone(),
+            suspicion: Suspicion { volume: id, store: store.clone(), pulse: pulse.clone() },
         };
         let seed = u64::from_be_bytes(wire::identity::random());
         let replica = Replica::recover(me, boot, recovered, seed);
@@ -182,13 +221,34 @@ impl Volume {
         drop_old_locks(&ring, &bodies).map_err(failed)?;
         let promoter =
             Promoter { ring: ring.clone(), pulse: pulse.clone(), events: events.clone() };
+        let catch_up = CatchUpTask {
+            volume: id,
+            store: store.clone(),
+            wire: wire.clone(),
+            pulse: pulse.clone(),
+            events: events.clone(),
+            backlog: backlog.clone(),
+            apply: agreed,
+            signal,
+        };
+        let silence = Silence {
+            pulse: pulse.clone(),
+            proposals: proposals.clone(),
+            events: events.clone(),
+            store: store.clone(),
+        };
         let tasks = vec![
             tokio::spawn(promoter.run()),
+            tokio::spawn(catch_up.run()),
             tokio::spawn(Quotas::new(name, &ring, &proposals).resume()),
             tokio::spawn(limit(proposals.clone(), local)),
             tokio::spawn(reap_unnamed(ring.clone(), proposals.clone(), boot)),
-            tokio::spawn(fall_silent(pulse.clone(), proposals.clone(), events.clone())),
+            tokio::spawn(silence.fall()),
         ];
+        if forgetful {
+            // Shows, when it is executed, in which epochs this node may have voted before.
+            proposals.propose(Caller::DAEMON, Op::Noop, Box::new(|_| {}));
+        }
         Ok(Arc::new(Volume {
             id,
             name: name.to_owned(),
@@ -199,7 +259,11 @@ impl Volume {
             bodies,
             mounts,
             members,
-            checkpoints: Arc::new(CheckpointService::new(id, store.clone())),
+            checkpoints,
+            order,
+            order_service,
+            backlog,
+            stop_retaining: Mutex::new(Some(stop_retaining)),
             threads: Mutex::new(threads.0),
             tasks,
         }))
@@ -211,12 +275,17 @@ impl Volume {
     }
 
     /// A ring message of a node of the cluster.
-    pub fn deliver(&self, from: NodeId, message: &[u8]) {
+    pub fn deliver(&self, from: NodeId, bytes: &[u8]) {
         if !self.admits(from) {
             return tracing::debug!(%from, volume = self.name, "ring message of a stranger");
         }
-        match Message::decode(message) {
-            Ok(message) => self.input(Input::Message { from, message }),
+        match Message::decode(bytes) {
+            Ok(message) => {
+                let bytes = bytes.len();
+                if self.backlog.admit(bytes) {
+                    let _ = self.events.send(Event::Message { from, message, bytes });
+                }
+            }
             Err(error) => tracing::warn!(%from, %error, "ring message refused"),
         }
     }
@@ -244,9 +313,7 @@ impl Volume {
             Ask::Reached { gsn, bodies, wait_ms } => {
                 waiting::answer(self, gsn, bodies, wait_ms).await
             }
-            Ask::Order { .. } => {
-                Response::refused(RefusedCode::Unsupported, "agreements travel on the ring")
-            }
+            Ask::Order { from, upto } => self.order.bulk(from, upto).await,
             Ask::Status | Ask::Renew { .. } => {
                 Response::refused(RefusedCode::Unsupported, "that is asked of the node")
             }
@@ -275,6 +342,8 @@ impl Volume {
             task.abort();
         }
         self.proposals.close(&ProposeError::Stopping);
+        self.order_service.stop();
+        drop(self.stop_retaining.lock().take());
         let _ = self.events.send(Event::Stop);
         self.bodies.stop();
     }
@@ -315,12 +384,25 @@ impl Volumes {
 
 /// A volume that failed answers its callers at once instead of letting them wait. Its replica
 /// falls silent, so that the others take over its lane.
-async fn fall_silent(pulse: Arc<Pulse>, proposals: Arc<Proposals>, events: Sender<Event>) {
-    let mut failure = pulse.watch_failure();
-    if let Ok(reason) = failure.wait_for(Option::is_some).await {
-        let reason = reason.clone().unwrap_or_default();
-        let _ = events.send(Event::Stop);
-        proposals.close(&ProposeError::Broken(reason));
+struct Silence {
+    pulse: Arc<Pulse>,
+    proposals: Arc<Proposals>,
+    events: Sender<Event>,
+    store: Store,
+}
+
+impl Silence {
+    async fn fall(self) {
+        let mut failure = self.pulse.watch_failure();
+        let failed = failure.wait_for(Option::is_some).await;
+        let Some(failure) = failed.ok().and_then(|failure| failure.clone()) else { return };
+        let _ = self.events.send(Event::Stop);
+        if failure.cure == Cure::Repair
+            && let Err(error) = self.store.distrust(&failure.reason)
+        {
+            tracing::error!(%error, "the store could not be marked as damaged");
+        }
+        self.proposals.close(&ProposeError::Broken(failure.reason));
     }
 }
 

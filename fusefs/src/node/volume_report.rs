@@ -4,7 +4,7 @@ use engine::command::{Member, Op};
 use engine::ids::{NodeId, VolumeId};
 use engine::outcome::{Outcome, Refusal};
 
-use super::report::{Reporter, node_name};
+use super::report::{node_name, state};
 use super::setup::failed;
 use super::volume::{ROOT_NAME, Volume, Volumes};
 use crate::admin::control::ControlError;
@@ -100,15 +100,10 @@ fn here(volume: &Volume, cluster: &[Member]) -> VolumeHere {
     let (gsn, hash) = volume.pulse.newest_hash();
     let header = volume.pulse.header();
     let agreed = volume.pulse.ring().map_or(gsn, |ring| ring.gsn.max(ring.gsn_of_peers)).max(gsn);
-    let reporter = Reporter {
-        ring: volume.ring.clone(),
-        pulse: volume.pulse.clone(),
-        bodies: volume.bodies.clone(),
-    };
     VolumeHere {
         epoch: header.config.epoch.0,
         voters: header.config.voters.keys().map(|node| node_name(cluster, *node)).collect(),
-        state: reporter.state(agreed.0 - gsn.0),
+        state: state(&volume.pulse, agreed.0 - gsn.0),
         gsn_applied: gsn.0,
         gsn_agreed: agreed.0,
         state_hash: hash.to_hex(),

@@ -5,9 +5,8 @@
 //! answer through a callback, never by waiting.
 //!
 //! Reading order: [`ports`] (what this needs from the rest), [`Fs`], `call`, `attr`, `atime`,
-//! `lookup`, `make`, `names`, `setattr`, `file`, `privileges`, `token`, `barrier`, `locks`, `xattr`, `rules`,
-//! `orphans`,
-//! `unnamed`.
+//! `lookup`, `make`, `names`, `setattr`, `file`, `privileges`, `token`, `barrier`, `locks`,
+//! `xattr`, `rules`, `orphans`, `unnamed`, `replaced`.
 
 mod atime;
 mod attr;
@@ -23,6 +22,7 @@ mod names;
 mod orphans;
 pub mod ports;
 mod privileges;
+pub mod replaced;
 pub mod rules;
 mod setattr;
 mod token;

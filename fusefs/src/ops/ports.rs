@@ -145,6 +145,11 @@ pub enum ProposeError {
 /// The applier tells `body/` before `kernel/`.
 pub trait OnApplied: Send + Sync {
     fn applied(&self, gsn: Gsn, touched: &[Touched], origin: Origin);
+
+    /// A checkpoint took the place of the tables: `after` is the state at `gsn`, and the
+    /// commands since `before` are not told one by one. `replaced::changes` tells what is
+    /// different about an inode.
+    fn replaced(&self, gsn: Gsn, before: &View, after: &View);
 }
 
 /// Where a command came from.

@@ -11,8 +11,10 @@
 
 mod arriving;
 mod attributes;
+mod behind;
 mod contents;
 mod cut_off;
+mod damaged;
 mod failing_disk;
 mod fragile_disk;
 mod full_disk;

@@ -14,8 +14,9 @@ use engine::outcome::{Outcome, Refusal};
 use engine::time::Timestamp;
 use fusefs::ops::ports::{
     Bodies, BodyError, Demand, Done, Handle, LocalAttr, Offer, OfferDone, OnApplied, Origin,
-    ProposeError, ReadDone, Residence, Ring, Space,
+    ProposeError, ReadDone, Residence, Ring, Space, View,
 };
+use fusefs::ops::replaced::changes;
 
 use super::fake_ring::{FakeRing, HERE, clock};
 
@@ -418,6 +419,14 @@ impl OnApplied for FakeBodies {
                 Touched::Token { holder, .. } => stage.token = *holder == Some(HERE),
                 _ => {}
             }
+        }
+    }
+
+    fn replaced(&self, gsn: Gsn, before: &View, after: &View) {
+        let files: Vec<Ino> = self.files.lock().unwrap().keys().copied().collect();
+        for ino in files {
+            let touched = changes(before, after, ino).expect("tables in memory can be read");
+            self.applied(gsn, &touched, Origin::Elsewhere);
         }
     }
 }

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use fusefs::kernel::{Kernel, MountOptions, Mounted};
 use fusefs::ops::Fs;
-use fusefs::ops::ports::{OnApplied, Origin, Ring};
+use fusefs::ops::ports::{OnApplied, Origin, Ring, View};
 
 use engine::command::{Kind, Name, Op};
 use engine::ids::Ino;
@@ -53,6 +53,12 @@ impl OnApplied for Late {
     fn applied(&self, gsn: engine::ids::Gsn, touched: &[Touched], origin: Origin) {
         if let Some(kernel) = self.0.get() {
             kernel.applied(gsn, touched, origin);
+        }
+    }
+
+    fn replaced(&self, gsn: engine::ids::Gsn, before: &View, after: &View) {
+        if let Some(kernel) = self.0.get() {
+            kernel.replaced(gsn, before, after);
         }
     }
 }

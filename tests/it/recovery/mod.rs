@@ -8,6 +8,7 @@ mod kill;
 mod poison;
 mod power_loss;
 mod refusal;
+mod repair;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -4,6 +4,7 @@
 
 pub mod frame;
 pub mod join;
+pub mod packed;
 pub mod request;
 pub mod response;
 

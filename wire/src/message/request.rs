@@ -95,12 +95,14 @@ pub enum Ask {
         #[cbor(n(1), with = "minicbor::bytes")]
         after: Vec<u8>,
     },
-    /// Agreements from `from` on, as many as fit. Answer: `Order`, or `Refused(TooOld)` if a
-    /// checkpoint is needed first.
+    /// Agreements from `from` to `upto`, as many as fit. Answer: `Order`, or `Refused(TooOld)`
+    /// if a checkpoint is needed first.
     #[n(5)]
     Order {
         #[n(0)]
         from: Gsn,
+        #[n(1)]
+        upto: Gsn,
     },
     /// Asks the holder of the right to write `ino` to seal and hand it over. Answer: `At` the
     /// agreement that did it.

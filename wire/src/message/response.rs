@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 use engine::ids::Gsn;
 use minicbor::{Decode, Encode};
 
+use super::packed::Packed;
 use super::{MessageError, PAYLOAD_MAX_BYTES, VERSION};
 
 /// An answer: `| version u8 | head length u32 be | head (CBOR) | payload |`. The bytes that
@@ -23,11 +24,17 @@ pub enum Response {
     /// A page of the tables as of `gsn`; `next` is the key to go on behind, `None` at the end.
     Checkpoint {
         gsn: Gsn,
-        page: Bytes,
+        page: Packed,
         next: Option<Vec<u8>>,
+        /// About how many bytes all pages have; 0 if that is not known.
+        total_bytes: u64,
     },
-    /// Encoded agreements, in order, without gaps. Empty: the asker has all.
-    Order(Vec<Bytes>),
+    /// Agreements in order, without gaps, as one CBOR array; empty if the other node has not
+    /// come so far. `gsn` is its newest.
+    Order {
+        records: Packed,
+        gsn: Gsn,
+    },
     At(Gsn),
     Status(Bytes),
     /// DER.
@@ -78,9 +85,11 @@ enum Head {
         gsn: Gsn,
         #[n(1)]
         next: Option<minicbor::bytes::ByteVec>,
+        #[n(2)]
+        total_bytes: u64,
     },
     #[n(5)]
-    Order(#[n(0)] Vec<u32>),
+    Order(#[n(0)] Gsn),
     #[n(6)]
     At(#[n(0)] Gsn),
     #[n(7)]
@@ -97,9 +106,8 @@ enum Head {
 }
 
 impl Response {
-    /// Largest is an `Order` of [`Self::ORDER_MAX_COUNT`] small agreements.
+    /// Largest is a `Checkpoint` whose next key is long.
     pub const HEAD_MAX_BYTES: usize = 64 << 10;
-    pub const ORDER_MAX_COUNT: usize = 8192;
     pub const ENCODED_MAX_BYTES: usize = PREFIX_BYTES + Self::HEAD_MAX_BYTES + PAYLOAD_MAX_BYTES;
     const REFUSAL_MAX_BYTES: usize = 1024;
 
@@ -127,12 +135,10 @@ impl Response {
                 (Head::Small(lens), bodies.into_iter().flatten().collect())
             }
             Response::Which(held) => (Head::Which(held.len() as u32), vec![bitmap(&held)]),
-            Response::Checkpoint { gsn, page, next } => {
-                (Head::Checkpoint { gsn, next: next.map(Into::into) }, vec![page])
+            Response::Checkpoint { gsn, page, next, total_bytes } => {
+                (Head::Checkpoint { gsn, next: next.map(Into::into), total_bytes }, vec![page.0])
             }
-            Response::Order(records) => {
-                (Head::Order(records.iter().map(len_u32).collect()), records)
-            }
+            Response::Order { records, gsn } => (Head::Order(gsn), vec![records.0]),
             Response::At(gsn) => (Head::At(gsn), Vec::new()),
             Response::Status(bytes) => (Head::Status, vec![bytes]),
             Response::Certificate(bytes) => (Head::Certificate, vec![bytes]),
@@ -197,16 +203,15 @@ impl Response {
             Head::Read => return Ok(Response::Read(payload)),
             Head::Status => return Ok(Response::Status(payload)),
             Head::Certificate => return Ok(Response::Certificate(payload)),
-            Head::Checkpoint { gsn, next } => {
-                return Ok(Response::Checkpoint { gsn, page: payload, next: next.map(Into::into) });
+            Head::Checkpoint { gsn, next, total_bytes } => {
+                let (page, next) = (Packed(payload), next.map(Into::into));
+                return Ok(Response::Checkpoint { gsn, page, next, total_bytes });
             }
+            Head::Order(gsn) => return Ok(Response::Order { records: Packed(payload), gsn }),
             Head::Small(lens) => Response::Small(
                 lens.into_iter()
                     .map(|len| len.map(|len| take(&mut payload, len)).transpose())
                     .collect::<Result<_, _>>()?,
-            ),
-            Head::Order(lens) => Response::Order(
-                lens.into_iter().map(|len| take(&mut payload, len)).collect::<Result<_, _>>()?,
             ),
             Head::Which(count) => {
                 let map = take(&mut payload, count.div_ceil(8))?;

@@ -8,7 +8,7 @@ use engine::ids::{BodyId, Gsn, Ino};
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use wire::message::frame;
-use wire::{Ask, Authority, NodeIdentity, RefusedCode, Request, Response};
+use wire::{Ask, Authority, NodeIdentity, Packed, RefusedCode, Request, Response};
 
 use super::cluster::*;
 
@@ -191,7 +191,7 @@ fn damaged_messages_are_errors_and_never_panics() {
         Ask::Small { bodies: bodies.clone() },
         Ask::Which { bodies },
         Ask::Checkpoint { gsn: Gsn(7), after: vec![1, 2, 3] },
-        Ask::Order { from: Gsn(u64::MAX) },
+        Ask::Order { from: Gsn(7), upto: Gsn(u64::MAX) },
         Ask::Recall { ino: Ino(99) },
         Ask::ShareLocks { ino: Ino(99) },
         Ask::Barrier,
@@ -203,9 +203,14 @@ fn damaged_messages_are_errors_and_never_panics() {
         Response::Read(vec![2; 100].into()),
         Response::Small(vec![None, Some(vec![3; 9].into()), Some(Bytes::new())]),
         Response::Which(vec![true, false, true, true, false, false, true, false, true]),
-        Response::Checkpoint { gsn: Gsn(3), page: vec![1; 20].into(), next: Some(vec![4; 5]) },
-        Response::Checkpoint { gsn: Gsn(3), page: Bytes::new(), next: None },
-        Response::Order(vec![vec![5; 7].into(), vec![6; 8].into()]),
+        Response::Checkpoint {
+            gsn: Gsn(3),
+            page: Packed::new(&[1; 20]),
+            next: Some(vec![4; 5]),
+            total_bytes: 7,
+        },
+        Response::Checkpoint { gsn: Gsn(3), page: Packed::new(&[]), next: None, total_bytes: 0 },
+        Response::Order { records: Packed::new(&[5; 77]), gsn: Gsn(9) },
         Response::At(Gsn(12)),
         Response::Status(vec![7; 3].into()),
         Response::Certificate(vec![8; 3].into()),

@@ -93,11 +93,13 @@ impl Idx {
 impl Ino {
     pub const ROOT: Ino = Ino(1);
     const COUNTER_BITS: u32 = 40;
+    /// Lower counters are the system's.
+    pub const FIRST_COUNTER: u64 = 16;
 
-    /// The `counter`th inode number of `node`. `counter` starts at 16 on every node: lower
-    /// numbers are the system's.
+    /// The `counter`th inode number of `node`. `counter` starts at
+    /// [`Ino::FIRST_COUNTER`] on every node.
     pub fn of(node: NodeId, counter: u64) -> Ino {
-        assert!(counter >= 16, "inode numbers below 16 are reserved");
+        assert!(counter >= Self::FIRST_COUNTER, "inode numbers below 16 are reserved");
         assert!(counter < 1 << Self::COUNTER_BITS, "inode counter overflows its 40 bits");
         Ino(u64::from(node.0) << Self::COUNTER_BITS | counter)
     }
@@ -107,7 +109,7 @@ impl Ino {
     pub fn node(self) -> Option<NodeId> {
         let node = u16::try_from(self.0 >> Self::COUNTER_BITS).ok()?;
         let counter = self.0 & ((1 << Self::COUNTER_BITS) - 1);
-        (counter >= 16).then_some(NodeId(node))
+        (counter >= Self::FIRST_COUNTER).then_some(NodeId(node))
     }
 }
 

@@ -61,6 +61,11 @@ impl Layout {
         self.root.join("boots")
     }
 
+    /// The inode numbers that may be in use, for when the database is lost.
+    pub fn inodes_file(&self) -> PathBuf {
+        self.root.join("inodes")
+    }
+
     /// The database that takes the place of a damaged one, while it is being made.
     pub fn new_db(&self) -> PathBuf {
         self.root.join("db.new")

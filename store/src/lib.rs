@@ -7,12 +7,13 @@
 //! What it never does: decide what is agreed, talk to other nodes (`wire` does), or go on
 //! after a failed fsync. It never says that bytes are durable before they are.
 //!
-//! Reading order: [`error`](StoreError), `layout`, `identity`, `database`, `store`, `log`,
+//! Reading order: [`error`](StoreError), `layout`, `identity`, `counter`, `database`, `store`, `log`,
 //! `order`, `tables`, `checkpoint`, `repair`, `local`, then [`bodies`]. `docs/FORMAT.md` draws every
 //! byte.
 
 pub mod bodies;
 mod checkpoint;
+mod counter;
 mod database;
 mod error;
 mod identity;

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use engine::ids::VolumeId;
 use rocksdb::WriteBatch;
 
+use crate::counter;
 use crate::database::{Database, Family, Place};
 use crate::identity::{self, Identity};
 use crate::layout::{Layout, remove_file, sync_dir, write_atomic};
@@ -157,7 +158,7 @@ fn remove_dir(dir: &Path) -> Result<(), StoreError> {
 
 /// Reads what can be believed.
 fn salvage(layout: &Layout, options: &Options, lock: &File) -> Result<Salvage, StoreError> {
-    let told = Boots::read(layout);
+    let told = counter::read(&layout.boots_file());
     let opened = SyncedMark::open(&layout.synced_file()).and_then(|synced| {
         let lock = lock.try_clone().map_err(StoreError::io("open", &layout.lock_file()))?;
         Database::open(&layout.db(), synced, options, Place::Damaged, lock)
@@ -285,55 +286,4 @@ fn swap(layout: &Layout, boot: u64) -> Result<PathBuf, StoreError> {
     fs::rename(layout.new_db(), layout.db()).map_err(StoreError::io("rename", &layout.new_db()))?;
     sync_dir(layout.root())?;
     Ok(kept)
-}
-
-/// The number of starts, beside the database: it must outlive it, because a node that counts
-/// anew would give its commands names that it has given before.
-pub struct Boots;
-
-impl Boots {
-    /// # Errors
-    /// [`StoreError::Damaged`] if the file is missing or not what was written.
-    pub fn read(layout: &Layout) -> Result<u64, StoreError> {
-        let path = layout.boots_file();
-        let damaged = |detail: &str| StoreError::damaged(path.display().to_string(), detail);
-        let bytes = fs::read(&path).map_err(|error| damaged(&error.to_string()))?;
-        let text = str::from_utf8(&bytes).map_err(|_| damaged("it is not text"))?;
-        let count = text.split_once('\n').and_then(|(line, _)| line.parse().ok());
-        match count {
-            Some(count) if Boots::text(count) == text => Ok(count),
-            _ => Err(damaged("its checksum does not match")),
-        }
-    }
-
-    /// Durably.
-    pub fn write(layout: &Layout, count: u64) -> Result<(), StoreError> {
-        write_atomic(&layout.boots_file(), Boots::text(count).as_bytes())
-    }
-
-    fn text(count: u64) -> String {
-        let line = format!("{count}\n");
-        let checksum = crc32c::crc32c(line.as_bytes());
-        format!("{line}crc32c {checksum:08x}\n")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn any_changed_byte_of_the_count_of_starts_is_found() {
-        let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::new(dir.path());
-        Boots::write(&layout, 77).unwrap();
-        assert_eq!(Boots::read(&layout).unwrap(), 77);
-        let good = fs::read(layout.boots_file()).unwrap();
-        for at in 0..good.len() {
-            let mut bad = good.clone();
-            bad[at] ^= 1;
-            fs::write(layout.boots_file(), &bad).unwrap();
-            assert!(Boots::read(&layout).is_err(), "byte {at} changed unnoticed");
-        }
-    }
 }

@@ -6,15 +6,15 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use engine::ids::NodeId;
+use engine::ids::{Ino, NodeId};
 use rocksdb::WriteBatch;
 use rustix::fs::FlockOperation;
 
 use crate::bodies::Bodies;
+use crate::counter;
 use crate::database::{Database, Family, Place};
 use crate::identity::{self, Identity};
 use crate::layout::{Layout, make_dir, remove_file, sync_dir, write_atomic};
-use crate::repair::Boots;
 use crate::schema::{self, BOOT_KEY, IDENTITY_KEY, IdentityRecord, Number};
 use crate::synced::SyncedMark;
 use crate::{StoreError, tables};
@@ -91,6 +91,7 @@ impl Store {
         batch.put_cf(db.family(Family::Meta), IDENTITY_KEY, schema::seal(IDENTITY_KEY, &record));
         db.write(batch)?;
         db.sync()?;
+        counter::write(&layout.inodes_file(), Ino::FIRST_COUNTER)?;
         // The format file last: with it the directory is a store.
         identity::write(&layout, identity)?;
         remove_file(&layout.creating_file())?;
@@ -156,6 +157,20 @@ impl Store {
     /// Counts the starts of this store: 1, 2, 3, ... Durable before `open` returns.
     pub fn boot(&self) -> u64 {
         self.shared.boot
+    }
+
+    /// The inode numbers that this node may have given out, up to this one (exclusive). Noted
+    /// beside the database, they outlive it.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if the note is lost.
+    pub fn inodes_reserved(&self) -> Result<u64, StoreError> {
+        counter::read(&self.shared.layout.inodes_file())
+    }
+
+    /// Reserves inode numbers up to `upto` (exclusive), durably.
+    pub fn reserve_inodes(&self, upto: u64) -> Result<(), StoreError> {
+        counter::write(&self.shared.layout.inodes_file(), upto)
     }
 
     pub fn dir(&self) -> &Path {
@@ -279,7 +294,7 @@ fn count_boot(db: &Database, layout: &Layout) -> Result<u64, StoreError> {
     batch.put_cf(db.family(Family::Meta), BOOT_KEY, schema::seal(BOOT_KEY, &boot));
     db.write(batch)?;
     db.sync()?;
-    Boots::write(layout, boot.value)?;
+    counter::write(&layout.boots_file(), boot.value)?;
     Ok(boot.value)
 }
 

@@ -122,6 +122,9 @@ impl Replica {
         } else if (against_us || late) && !self.convicted {
             self.convicted = true;
             let (peer, gsn) = differing[0];
+            // The others hear of it from its last sign of life, with the newest state.
+            self.tells_round = true;
+            self.beat();
             self.out.push(Effect::Diverged { peer, gsn });
         }
     }

@@ -46,7 +46,7 @@ impl Replica {
             })
     }
 
-    fn beat(&mut self) {
+    pub(super) fn beat(&mut self) {
         let closed = self.close();
         let state = self.state_to_tell();
         let votes = self.header.active.iter().filter_map(|(lane, active)| {

@@ -90,8 +90,10 @@ impl Replica {
         for lane in known.into_iter().chain(header.active.keys().copied()) {
             let next = match header.standing(lane) {
                 Standing::Active(next) => next,
-                Standing::Future => Idx(1),
-                Standing::Over | Standing::NextEpoch => {
+                // What was promised and voted for in an epoch that the tables had not come to
+                // when the node died counts all the same.
+                Standing::Future | Standing::NextEpoch => Idx(1),
+                Standing::Over => {
                     over.push(lane);
                     continue;
                 }

@@ -191,6 +191,26 @@ impl Comparing {
     }
 }
 
+/// A node votes in an epoch that its ring thread has come to, and dies before its tables have.
+#[test]
+fn votes_in_an_epoch_that_the_tables_had_not_come_to_are_kept() {
+    let header = Header::genesis(NodeId(1));
+    let lane = LaneId { epoch: Epoch(2), node: NodeId(2), term: Term(0) };
+    let entry = Entry { ts: Ts(NOW_US), kind: EntryKind::Tick };
+    let mut recovered = Recovered::fresh(header);
+    recovered.promised.insert(lane, Ballot(1 << 16 | 3));
+    recovered.accepted.insert(lane, BTreeMap::from([(Idx(1), (Ballot(0), entry.clone()))]));
+    let mut replica = Replica::recover(NodeId(1), 2, recovered, 1);
+    let mut effects = Vec::new();
+    replica.step(NOW_US, Input::Start, &mut effects);
+    replica.step(NOW_US, Input::AppliedDurable(Gsn(0)), &mut effects);
+    let forgets = |effect: &Effect| matches!(effect, Effect::Persist(LogRecord::Truncated { lane: over, .. }) if *over == lane);
+    assert!(!effects.iter().any(forgets));
+    let log = &replica.lanes[&lane];
+    assert_eq!(log.promised, Ballot(1 << 16 | 3));
+    assert_eq!(log.entries.get(&Idx(1)), Some(&(Ballot(0), entry)));
+}
+
 #[test]
 fn the_one_that_differs_from_two_others_stops() {
     let mut node = Comparing::new();

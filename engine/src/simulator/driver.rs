@@ -187,7 +187,7 @@ impl World {
             inputs.push_back(Input::StateHash { gsn, hash: state });
         }
         let write = Write::Apply { record: record.clone(), header: header.clone(), changes };
-        node.disk.write(write);
+        self.apply_later(id, write);
         if gsn.0 > self.checker.agreements() {
             self.checker.on_agreed(id, record.clone(), header, state, fresh)?;
         }
@@ -196,6 +196,28 @@ impl World {
         }
         self.note(|_| format!("{id:?} agreed {record:?}"));
         Ok(())
+    }
+
+    /// Gives an agreement to the thread that writes it to the tables.
+    fn apply_later(&mut self, id: NodeId, write: Write) {
+        let lag_us = self.plan.apply_lag_us;
+        let node = self.nodes.get_mut(&id).expect("it has just stepped");
+        let process = node.process.as_mut().expect("it has just stepped");
+        if lag_us == 0 {
+            return node.disk.write(write);
+        }
+        process.applying.push_back(write);
+        if process.applying.len() == 1 {
+            let life = process.life;
+            let wait_us = self.random.below(lag_us);
+            self.after(wait_us, Event::Applied { node: id, life });
+        }
+    }
+
+    /// That thread has caught up.
+    pub(super) fn on_applied(&mut self, id: NodeId) {
+        self.nodes.get_mut(&id).expect("a live node is known").apply_waiting();
+        self.flush(id);
     }
 
     /// Starts a flush if something waits for one.

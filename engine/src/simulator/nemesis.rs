@@ -193,6 +193,7 @@ impl World {
     /// A graceful end flushes everything.
     pub(super) fn stopped(&mut self, id: NodeId) {
         let node = self.nodes.get_mut(&id).expect("it has just stepped");
+        node.apply_waiting();
         node.disk.sync(node.disk.written());
         node.process = None;
         let down_us = node.down_us;
@@ -294,6 +295,8 @@ impl World {
             return Ok(());
         }
         self.totals.snapshots += 1;
+        node.apply_waiting();
+        let process = node.process.as_mut().expect("just looked");
         #[cfg(test)]
         let tables = match self.options.mutation {
             Some(Mutation::SnapshotWithoutOrigins) => workload::without_origins(tables),

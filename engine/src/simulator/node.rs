@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::disk::Disk;
+use super::disk::{Disk, Write};
 use super::workload::FIRST_INO;
 use crate::consensus::{Message, Replica};
 use crate::ids::{Gsn, NodeId};
@@ -37,6 +37,8 @@ pub(super) struct Process {
     pub replica: Replica,
     /// Tables as they are after the last agreement, durable or not; empty if they are shared.
     pub tables: MemoryTables,
+    /// Agreements that are still to be written to the tables.
+    pub applying: VecDeque<Write>,
     /// Messages that wait for the write at their position.
     pub outbox: VecDeque<(u64, NodeId, Message)>,
     /// The write up to which a flush is under way.
@@ -83,6 +85,12 @@ impl Node {
         now_us + local_us.saturating_sub(self.local_us(now_us))
     }
 
+    /// Writes what was agreed to the tables.
+    pub fn apply_waiting(&mut self) {
+        let waiting = self.process.as_mut().map(|process| std::mem::take(&mut process.applying));
+        waiting.into_iter().flatten().for_each(|write| self.disk.write(write));
+    }
+
     /// Starts the node from its disk.
     pub fn start(&mut self, me: NodeId, life: u64) -> &mut Process {
         self.disk.boots += 1;
@@ -93,6 +101,7 @@ impl Node {
             boot,
             replica,
             tables: self.disk.durable.tables.clone(),
+            applying: VecDeque::new(),
             outbox: VecDeque::new(),
             syncing: None,
             timer_us: None,

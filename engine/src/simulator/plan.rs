@@ -50,6 +50,8 @@ pub(super) struct Plan {
     pub fifo: bool,
     /// One flush of a disk, µs.
     pub flush_us: (u64, u64),
+    /// How far applying lags behind the log at most, µs: the log may be durable beyond the tables.
+    pub apply_lag_us: u64,
     /// Largest clock error at a start, µs.
     pub clock_error_us: u64,
     /// How many agreements a node can serve to others; older ones need a snapshot.
@@ -92,6 +94,7 @@ impl Plan {
             duplicate_percent: [0, 0, 2, 10][random.below(4) as usize],
             fifo: random.percent(50),
             flush_us: [(20, 100), (300, 2_000), (1_000, 20_000)][random.below(3) as usize],
+            apply_lag_us: APPLY_LAGS_US[(seed % 7) as usize],
             clock_error_us: CLOCK_ERRORS_US[random.below(CLOCK_ERRORS_US.len() as u64) as usize],
             order_kept: [u64::MAX, u64::MAX, 200, 20, 3][random.below(5) as usize],
             weights: random.percent(20),
@@ -129,6 +132,7 @@ impl Plan {
             duplicate_percent: 0,
             fifo: true,
             flush_us: (300, 600),
+            apply_lag_us: 0,
             clock_error_us: 2_000,
             order_kept: u64::MAX,
             weights: false,
@@ -272,6 +276,9 @@ impl Plan {
         (1..=self.voters + 2).map(NodeId)
     }
 }
+
+/// Mostly at once; sometimes behind by more than an epoch takes to begin.
+const APPLY_LAGS_US: [u64; 7] = [0, 0, 0, 0, 5_000, 200_000, 2_000_000];
 
 /// From clocks that are set well to one that nobody ever set.
 const CLOCK_ERRORS_US: [u64; 6] = [0, 1_000, 20_000, 1_000_000, 30_000_000, 7_200_000_000];

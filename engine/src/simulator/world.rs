@@ -66,6 +66,11 @@ pub(super) enum Event {
         node: NodeId,
         life: u64,
     },
+    /// The tables are written as far as agreements are executed.
+    Applied {
+        node: NodeId,
+        life: u64,
+    },
     Work {
         node: NodeId,
         interval_us: u64,
@@ -213,9 +218,10 @@ impl World {
     fn paused(&self, event: &Event) -> Option<u64> {
         let node = match event {
             Event::Deliver { to, .. } | Event::Loop { to, .. } => to,
-            Event::Timer { node, .. } | Event::Work { node, .. } | Event::Synced { node, .. } => {
-                node
-            }
+            Event::Timer { node, .. }
+            | Event::Work { node, .. }
+            | Event::Synced { node, .. }
+            | Event::Applied { node, .. } => node,
             _ => return None,
         };
         let until_us = self.nodes.get(node)?.paused_until_us;
@@ -238,7 +244,14 @@ impl World {
             }
             Event::Timer { node, life } if self.lives(node, life) => self.on_timer(node),
             Event::Synced { node, life } if self.lives(node, life) => self.on_synced(node),
-            Event::Loop { .. } | Event::Timer { .. } | Event::Synced { .. } => Ok(()),
+            Event::Applied { node, life } if self.lives(node, life) => {
+                self.on_applied(node);
+                Ok(())
+            }
+            Event::Loop { .. }
+            | Event::Timer { .. }
+            | Event::Synced { .. }
+            | Event::Applied { .. } => Ok(()),
             Event::Work { node, interval_us } => self.work(node, interval_us),
             Event::Fault(fault) => self.fault(fault),
             Event::Undo(fault) => self.undo(fault),

@@ -3,7 +3,7 @@
 use engine::ids::{Ino, NodeId};
 use engine::namespace::View;
 use parking_lot::Mutex;
-use store::{LocalBatch, Store, StoreError};
+use store::{Store, StoreError};
 
 /// Hands out inode numbers that this node has never handed out before, over restarts too: a
 /// block of numbers is reserved on disk before its first number is used.
@@ -18,22 +18,23 @@ struct Range {
     reserved_upto: u64,
 }
 
-const KEY: &[u8] = b"inode-numbers";
 /// Numbers that this node may have used for inodes that are gone, or that are being made, when
-/// the reservation was lost with the database.
+/// the reservation was lost.
 const LOST_MARGIN: u64 = 16 * BLOCK;
 /// One synced write for so many inodes. A crash wastes at most one block of the 2^40 numbers
 /// of a node: 16 million crashes.
 const BLOCK: u64 = 1 << 16;
-const FIRST: u64 = 16;
 
 impl InodeNumbers {
     pub fn open(node: NodeId, store: Store) -> Result<InodeNumbers, StoreError> {
-        let next = match store.local_get(KEY)? {
-            Some(bytes) => u64::from_be_bytes(bytes.as_slice().try_into().map_err(|_| {
-                StoreError::Invalid("the reservation of inode numbers is not 8 bytes".into())
-            })?),
-            None => beyond_used(node, &store)?,
+        let next = match store.inodes_reserved() {
+            Ok(next) => next,
+            Err(StoreError::Damaged { what, detail }) => {
+                let next = beyond_used(node, &store)?;
+                tracing::warn!(what, detail, next, "inode numbers go on above those in use");
+                next
+            }
+            Err(error) => return Err(error),
         };
         let range = Range { next, reserved_upto: next };
         Ok(InodeNumbers { node, store, range: Mutex::new(range) })
@@ -45,9 +46,7 @@ impl InodeNumbers {
         let mut range = self.range.lock();
         if range.next == range.reserved_upto {
             let upto = range.reserved_upto + BLOCK;
-            let mut batch = LocalBatch::new();
-            batch.put(KEY, &upto.to_be_bytes());
-            self.store.local_write(&batch, true)?;
+            self.store.reserve_inodes(upto)?;
             range.reserved_upto = upto;
         }
         let counter = range.next;
@@ -58,7 +57,7 @@ impl InodeNumbers {
 
 /// A number above all that the tables know of this node.
 fn beyond_used(node: NodeId, store: &Store) -> Result<u64, StoreError> {
-    let first = Ino::of(node, FIRST);
+    let first = Ino::of(node, Ino::FIRST_COUNTER);
     let mut newest = None;
     for volume in store.volumes() {
         let view = View::new(store.snapshot(volume)?);
@@ -69,5 +68,6 @@ fn beyond_used(node: NodeId, store: &Store) -> Result<u64, StoreError> {
         });
         visited.map_err(|error| StoreError::Invalid(error.to_string()))?;
     }
-    Ok(newest.map_or(FIRST, |ino| ino.0 - first.0 + FIRST + LOST_MARGIN))
+    // It may have used numbers that the tables do not show (any more).
+    Ok(newest.unwrap_or(first).0 - first.0 + Ino::FIRST_COUNTER + LOST_MARGIN)
 }

@@ -70,12 +70,11 @@ fn a_zone_away_for_longer_than_the_log_gets_a_checkpoint_under_its_mount() {
     let mut gone = File::options().read(true).write(true).open(there.join("gone")).expect("open");
     let mut rewritten = File::open(there.join("rewritten")).expect("open");
 
+    let load = Load::start(&cluster, &["z1", "z2"]);
     cluster.cut("z3");
     fs::remove_file(here.join("gone")).expect("unlinked");
     fs::rename(here.join("moved"), here.join("new")).expect("renamed");
     fs::write(here.join("rewritten"), "rewritten, in another zone").expect("written");
-    // A token of z3 would come to it only after healing: another zone writes this one.
-    let load = Load::start(&cluster, &["z1", "z2"]);
     let left_gsn = number(&cluster, "z3", "gsn_applied");
     for zone in ["z1", "z2"] {
         wait_until(&format!("{zone} has dropped what z3 needs"), || {

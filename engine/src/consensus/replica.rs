@@ -24,6 +24,7 @@ use crate::ids::{Gsn, Idx, LaneId, NodeId, StateHash, Ts};
 ///
 /// It starts no action by itself: the driver gives it every input and the time, and carries
 /// out its effects in order.
+#[derive(Clone, Debug)]
 pub struct Replica {
     pub(super) me: NodeId,
     pub(super) boot: u64,

@@ -154,7 +154,7 @@ impl Replica {
         before.count() as u64
     }
 
-    fn prepare(&mut self, lane: LaneId, tries: u32) {
+    pub(super) fn prepare(&mut self, lane: LaneId, tries: u32) {
         self.give_up(lane);
         let log = &self.lanes[&lane];
         let round = log.promised.max(log.highest).0 >> NODE_BITS;

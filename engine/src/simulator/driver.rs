@@ -114,7 +114,8 @@ impl World {
     pub(super) fn send(&mut self, from: NodeId, to: NodeId, message: Message) -> Checked {
         let boot = self.nodes[&from].process.as_ref().expect("only processes send").boot;
         self.checker.on_send(from, boot, &message)?;
-        if matches!(message, Message::Promise { .. }) && self.armed.remove(&from) {
+        if self.armed.get(&from).is_some_and(|trigger| trigger.matches(&message)) {
+            self.armed.remove(&from);
             let down_us = 1 + self.random.below(3_000);
             self.after(1, Event::Fault(Fault::Crash { node: from, down_us }));
         }

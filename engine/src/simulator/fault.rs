@@ -1,7 +1,8 @@
 //! What may go wrong.
 
+use crate::consensus::Message;
 use crate::consensus::random::Random;
-use crate::ids::NodeId;
+use crate::ids::{Ballot, NodeId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -33,8 +34,8 @@ pub(super) enum Fault {
     ClockStep { node: NodeId, by_us: i64 },
     /// The node restarts, and comes back with another clock.
     ClockSet { node: NodeId, by_us: i64, down_us: u64 },
-    /// The node crashes as soon as it has promised something to a taker, and is back at once.
-    CrashAfterPromise { node: NodeId },
+    /// The node crashes as soon as it has sent a message like this, and is back at once.
+    CrashAfter { node: NodeId, trigger: Trigger },
     /// The node keeps only its newest agreements: whoever lags needs a snapshot.
     TruncateOrder { node: NodeId },
     /// As a crash, but the log is damaged: the node has forgotten promises and votes.
@@ -47,14 +48,42 @@ pub(super) enum Fault {
     Promote { node: NodeId },
 }
 
+/// Steps of a takeover after which a crash hurts most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trigger {
+    Prepare,
+    Promise,
+    /// What a taker proposes.
+    Close,
+}
+
+impl Trigger {
+    pub fn matches(self, message: &Message) -> bool {
+        match self {
+            Trigger::Prepare => matches!(message, Message::Prepare { .. }),
+            Trigger::Promise => matches!(message, Message::Promise { .. }),
+            Trigger::Close => {
+                matches!(message, Message::Propose { ballot, .. } if *ballot > Ballot(0))
+            }
+        }
+    }
+
+    fn choose(random: &mut Random) -> Trigger {
+        [Trigger::Prepare, Trigger::Promise, Trigger::Close][random.below(3) as usize]
+    }
+}
+
 impl Fault {
-    /// An owner and a taker that don't see each other, and a forgetful acceptor between them.
+    /// An owner and a taker that don't see each other, and somebody who crashes while the one
+    /// closes the lane of the other.
     pub fn choose_split(random: &mut Random, nodes: u16) -> [Fault; 2] {
         let mut nodes: Vec<u16> = (1..=nodes).collect();
         let mut take = || NodeId(nodes.swap_remove(random.below(nodes.len() as u64) as usize));
         let (one, other, node) = (take(), take(), take());
         let for_us = 1_500_000 + random.below(2_000_000);
-        [Fault::Sever { one, other, for_us }, Fault::CrashAfterPromise { node }]
+        let trigger = Trigger::choose(random);
+        let node = if trigger == Trigger::Promise { node } else { other };
+        [Fault::Sever { one, other, for_us }, Fault::CrashAfter { node, trigger }]
     }
 
     /// A fault that lasts up to `span_us`.
@@ -88,7 +117,10 @@ impl Fault {
                 let by_us = clock_step_us(random);
                 Fault::ClockSet { node: node(random), by_us, down_us: for_us }
             }
-            21 => Fault::CrashAfterPromise { node: node(random) },
+            21 => {
+                let trigger = Trigger::choose(random);
+                Fault::CrashAfter { node: node(random), trigger }
+            }
             _ => Fault::TruncateOrder { node: node(random) },
         }
     }

@@ -71,8 +71,8 @@ impl World {
                 }
                 self.fault(Fault::Sever { one, other, for_us })
             }
-            Fault::CrashAfterPromise { node } => {
-                self.armed.insert(node);
+            Fault::CrashAfter { node, trigger } => {
+                self.armed.insert(node, trigger);
                 Ok(())
             }
             Fault::DiskFails { node, for_us } => {

@@ -1,12 +1,12 @@
 //! The loop: one event after the other, and what nodes do about it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::checker::{Checked, Checker};
 use super::deviations::Deviation;
 use super::disk::Disk;
-use super::fault::Fault;
+use super::fault::{Fault, Trigger};
 use super::network::Network;
 use super::node::{Node, Waiting};
 use super::plan::Plan;
@@ -36,8 +36,8 @@ pub(super) struct World {
     pub(super) log: Option<Vec<String>>,
     /// Memberships that are wanted and not yet in force.
     pub(super) wanted: Vec<(NodeId, bool)>,
-    /// Nodes that crash with their next promise.
-    pub(super) armed: BTreeSet<NodeId>,
+    /// Nodes that crash with their next message of a kind.
+    pub(super) armed: BTreeMap<NodeId, Trigger>,
     /// Of each node's commands, when they were proposed and how long they took, µs.
     pub(super) waits_us: BTreeMap<NodeId, Vec<(u64, u64)>>,
     /// Messages sent so far.
@@ -114,7 +114,7 @@ impl World {
             totals: Totals::default(),
             log: log.then(Vec::new),
             wanted: Vec::new(),
-            armed: BTreeSet::new(),
+            armed: BTreeMap::new(),
             waits_us: BTreeMap::new(),
             messages: 0,
             calm: false,

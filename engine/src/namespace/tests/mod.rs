@@ -167,7 +167,7 @@ impl Ring {
             ["use", path, bytes, inodes, reserved] => {
                 let quota = self.view().quota(self.ino(path)).expect("is sound");
                 let quota = quota.unwrap_or_else(|| panic!("{path} has no quota"));
-                let (used, expected) = (quota.used, [bytes, inodes, reserved].map(parse));
+                let (used, expected) = (quota.used, [bytes, inodes, reserved].map(parse::<u64>));
                 assert_eq!([used.bytes, used.inodes, quota.reserved], expected, "{words:?}");
             }
             ["no-quota", path] => {

@@ -1,4 +1,6 @@
-//! One replica against peers that send anything.
+//! One replica against peers that send anything; small rings, exhaustively.
+
+mod exhaustive;
 
 use std::collections::BTreeMap;
 

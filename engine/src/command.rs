@@ -166,9 +166,13 @@ pub enum Op {
         to_name: Name,
         #[n(4)]
         how: RenameHow,
-        /// As for `Rmdir`, of what is replaced.
+        /// As for `Rmdir`, of what is replaced or, in an exchange, comes to the old name.
         #[n(5)]
         victim: Option<Ino>,
+        /// If given, what the old name must lead to: the proposer's kernel takes the new name for
+        /// that afterwards, whatever was moved.
+        #[n(6)]
+        source: Option<Ino>,
     },
     #[n(6)]
     SetAttr {
@@ -437,6 +441,9 @@ pub enum Op {
         /// What the whiteout becomes.
         #[n(5)]
         ino: Ino,
+        /// As for `Rename`.
+        #[n(6)]
+        source: Option<Ino>,
     },
     /// Makes a file without a name (O_TMPFILE). A `Link` by its node may name it; until then it
     /// lasts as long as that node's start.

@@ -13,7 +13,11 @@
 //! - A read, and a refusal, which the kernel may give from what the zone knows, shows the name
 //!   at some place of that order: not after its return, and not before what its zone has done
 //!   to this name already, or has seen of it. Two names may be at different places for a moment: the
-//!   kernel is told of their changes one after the other.
+//!   kernel is told of their changes one after the other. So may a name's refusals and reads: the
+//!   order refuses what the kernel still shows as it was.
+//! - A **rename of two names that the zone takes for one file** succeeds and does nothing, as POSIX
+//!   has it. While somebody else's rename of one to the other, or exchange of both, is on its way to
+//!   the zone's kernel, that can be so for a moment.
 //! - A call that got **no answer** has happened at any time after it began, or never.
 
 use std::collections::HashSet;
@@ -98,9 +102,28 @@ pub fn check(history: &[Call]) -> Result<(), Violation> {
     Search::new(history).run()
 }
 
+/// Where a history that cannot be explained goes wrong: the end of the first call after which it
+/// cannot, µs.
+pub fn goes_wrong_us(history: &[Call]) -> u64 {
+    let mut ends: Vec<u64> = history.iter().map(|call| call.ended_us).collect();
+    ends.sort_unstable();
+    let first = ends.partition_point(|us| check(&until(history, *us)).is_ok());
+    ends.get(first).copied().unwrap_or(u64::MAX)
+}
+
+/// What was known of a history at a moment: calls under way have no answer.
+fn until(history: &[Call], us: u64) -> Vec<Call> {
+    let begun = history.iter().filter(|call| call.began_us <= us);
+    let known = begun.map(|call| match call.ended_us <= us {
+        true => call.clone(),
+        false => Call { answer: Answer::Unknown, ..call.clone() },
+    });
+    known.collect()
+}
+
 struct Search<'a> {
-    /// Calls with an answer, each line in its order. Three for each client: what it changed,
-    /// what it saw of name 0, what it saw of name 1.
+    /// Calls with an answer, each line in its order. Five for each client: what it changed,
+    /// what it read of name 0, of name 1, and what it was refused for name 0, for name 1.
     lines: Vec<Vec<Seen<'a>>>,
     /// Calls without an answer that may have happened.
     unanswered: Vec<&'a Call>,
@@ -112,9 +135,11 @@ struct Seen<'a> {
     call: &'a Call,
     /// So many changes of its client come before it: up to the last of what it shows.
     after: u32,
+    /// A rename that may have met another's on its way to the kernel.
+    is_met: bool,
 }
 
-const LINES: usize = 3;
+const LINES: usize = 5;
 
 /// How much is explained.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -136,12 +161,18 @@ impl<'a> Search<'a> {
             match (call.answer, call.action) {
                 (Answer::Unknown, Action::Read { .. } | Action::ReadFresh { .. }) => {}
                 (Answer::Unknown, _) => unanswered.push(call),
-                (Answer::Done, _) => lines[changes].push(Seen { call, after: 0 }),
+                (Answer::Done, _) => {
+                    let is_met = history.iter().any(|other| meets(call, other));
+                    lines[changes].push(Seen { call, after: 0, is_met });
+                }
                 _ => {
                     let Some(name) = shown(call) else { continue };
                     let own = lines[changes].iter().rposition(|own| touches(own.call, name));
                     let after = own.map_or(0, |last| last as u32 + 1);
-                    lines[changes + 1 + name].push(Seen { call, after });
+                    let is_read =
+                        matches!(call.action, Action::Read { .. } | Action::ReadFresh { .. });
+                    let line = changes + if is_read { 1 } else { 3 } + name;
+                    lines[line].push(Seen { call, after, is_met: false });
                 }
             }
         }
@@ -200,12 +231,15 @@ impl<'a> Search<'a> {
         }
         let mut answered: Vec<(u64, Place)> = Vec::new();
         for (line, calls) in self.lines.iter().enumerate() {
-            let Some(&Seen { call, after }) = calls.get(place.done[line] as usize) else {
+            let Some(&Seen { call, after, is_met }) = calls.get(place.done[line] as usize) else {
                 continue;
             };
             let in_turn = place.done[line - line % LINES] >= after;
-            let (state, possible) = explain(place.state, call);
-            if possible && in_turn && (is_local(call) || in_time(call)) {
+            if !in_turn || !(is_local(call) || in_time(call)) {
+                continue;
+            }
+            let idle = (is_met && may_be_idle(place.state, call.action)).then_some(place.state);
+            for state in [explain(place.state, call), idle].into_iter().flatten() {
                 let mut done = place.done.clone();
                 done[line] += 1;
                 let happened = place.happened.clone();
@@ -250,17 +284,39 @@ fn touches(call: &Call, name: usize) -> bool {
     matches!(call.action, Action::Rename { .. }) || shown(call) == Some(name)
 }
 
-/// The state after `call`, and whether its answer fits the state before.
-fn explain(state: State, call: &Call) -> (State, bool) {
+/// The state after `call`, if its answer fits the state before.
+fn explain(state: State, call: &Call) -> Option<State> {
     match (call.action, call.answer) {
         // The kernel may refuse for one name without a look at the other.
         (Action::Rename { from, how: Rename::NoReplace }, Answer::Exists) => {
-            (state, state[1 - from].is_some())
+            state[1 - from].map(|_| state)
         }
         (action, answer) => {
             let (after, given) = apply(state, action);
-            (after, given == answer)
+            (given == answer).then_some(after)
         }
+    }
+}
+
+/// Whether `other` is somebody else's rename that can have been on its way to the kernel during
+/// the rename `call`.
+fn meets(call: &Call, other: &Call) -> bool {
+    let both = [call, other].iter().all(|call| matches!(call.action, Action::Rename { .. }));
+    let happened = matches!(other.answer, Answer::Done | Answer::Unknown);
+    let is_near = other.began_us <= call.ended_us
+        && (other.answer == Answer::Unknown || other.ended_us + ON_ITS_WAY_US >= call.began_us);
+    both && happened && is_near && other.client != call.client
+}
+
+/// Whether the names of a rename can look like one file: the old one as it was, the new one as it
+/// is since something was moved from there, or both since they were exchanged.
+fn may_be_idle(state: State, action: Action) -> bool {
+    match action {
+        Action::Rename { from, how: Rename::Replace } => {
+            state[from].is_none() && state[1 - from].is_some()
+        }
+        Action::Rename { how: Rename::Exchange, .. } => state.iter().any(Option::is_some),
+        _ => false,
     }
 }
 
@@ -307,6 +363,8 @@ fn apply(state: State, action: Action) -> (State, Answer) {
     (new, Answer::Done)
 }
 
+/// Longer than a node that is not cut off is behind.
+const ON_ITS_WAY_US: u64 = 1_000_000;
 /// Some hundred megabytes.
 const PLACES_MAX: usize = 3_000_000;
 
@@ -482,6 +540,17 @@ mod tests {
         );
         history.push(call(0, (12, 13), read(B), Answer::Value(1)));
         check_refused(&history);
+    }
+
+    #[test]
+    fn a_rename_may_find_its_work_done_only_where_another_is_on_its_way() {
+        let rename = |from| Action::Rename { from, how: Rename::Replace };
+        let made = call(0, (0, 1), make(A, 1), Answer::Done);
+        let here = call(0, (20, 21), rename(A), Answer::Done);
+        let met = [made.clone(), call(1, (10, 15), rename(A), Answer::Done), here.clone()];
+        assert_eq!(check(&met), Ok(()));
+        let own = [made, call(0, (10, 15), rename(A), Answer::Done), here];
+        check_refused(&own);
     }
 
     #[test]

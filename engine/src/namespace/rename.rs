@@ -6,7 +6,7 @@ use super::inode::FileType;
 use super::make;
 use super::state::State;
 use super::tables::{Tables, TablesError};
-use super::unlink::{check_empty_directory, check_victim, drop_directory, drop_link};
+use super::unlink::{check_empty_directory, check_meant, drop_directory, drop_link};
 use crate::command::{Command, Kind, Name, Op, RenameHow};
 use crate::ids::Ino;
 use crate::outcome::{Outcome, Refusal};
@@ -22,6 +22,14 @@ struct Place<'a> {
     name: &'a Name,
 }
 
+/// What the names must lead to, if given: the proposer's kernel does to these what it believes
+/// that the command did.
+#[derive(Clone, Copy)]
+struct Meant {
+    source: Option<Ino>,
+    victim: Option<Ino>,
+}
+
 /// Moves a name. The checks, and their order, are those of Linux's `do_renameat2` and
 /// `vfs_rename`: both names first, then loops, quotas, types, and emptiness. Two names of one
 /// inode: nothing happens.
@@ -29,12 +37,15 @@ pub(super) fn rename<T: Tables>(
     state: &mut State<'_, T>,
     command: &Command,
 ) -> Result<Outcome, Stop> {
-    let Op::Rename { from_parent, from_name, to_parent, to_name, how, victim } = &command.op else {
+    let Op::Rename { from_parent, from_name, to_parent, to_name, how, victim, source } =
+        &command.op
+    else {
         return Err(Refusal::Invalid.into());
     };
     let from = Place { parent: *from_parent, name: from_name };
     let to = Place { parent: *to_parent, name: to_name };
-    move_name(state, command, from, to, *how, *victim)?;
+    let meant = Meant { source: *source, victim: *victim };
+    move_name(state, command, from, to, *how, meant)?;
     Ok(Outcome::Done)
 }
 
@@ -44,7 +55,8 @@ pub(super) fn whiteout<T: Tables>(
     state: &mut State<'_, T>,
     command: &Command,
 ) -> Result<Outcome, Stop> {
-    let Op::Whiteout { from_parent, from_name, to_parent, to_name, replace, ino } = &command.op
+    let Op::Whiteout { from_parent, from_name, to_parent, to_name, replace, ino, source } =
+        &command.op
     else {
         return Err(Refusal::Invalid.into());
     };
@@ -52,7 +64,8 @@ pub(super) fn whiteout<T: Tables>(
     let from = Place { parent: *from_parent, name: from_name };
     let to = Place { parent: *to_parent, name: to_name };
     let how = if *replace { RenameHow::Replace } else { RenameHow::NoReplace };
-    if !move_name(state, command, from, to, how, None)? {
+    let meant = Meant { source: *source, victim: None };
+    if !move_name(state, command, from, to, how, meant)? {
         return Ok(Outcome::Done);
     }
     let directory = state.directory(from.parent)?;
@@ -70,13 +83,14 @@ fn move_name<T: Tables>(
     from: Place<'_>,
     to: Place<'_>,
     how: RenameHow,
-    victim: Option<Ino>,
+    meant: Meant,
 ) -> Result<bool, Stop> {
     let from_quota = state.directory(from.parent)?.quota;
     let to_quota = state.directory(to.parent)?.quota;
     let source = state.slot(from.parent, from.name)?.ok_or(Refusal::NotFound)?;
     let target = state.slot(to.parent, to.name)?;
-    check_victim(victim, target)?;
+    check_meant(meant.source, Some(source))?;
+    check_meant(meant.victim, target)?;
     match (how, target) {
         (RenameHow::NoReplace, Some(_)) => return Err(Refusal::Exists.into()),
         (RenameHow::Exchange, None) => return Err(Refusal::NotFound.into()),

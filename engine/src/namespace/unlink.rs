@@ -39,7 +39,7 @@ pub(super) fn rmdir<T: Tables>(
     let parent = *parent;
     state.directory(parent)?;
     let slot = state.slot(parent, name)?.ok_or(Refusal::NotFound)?;
-    check_victim(*victim, Some(slot))?;
+    check_meant(*victim, Some(slot))?;
     let inode = state.inode(slot.ino)?;
     check_empty_directory(&inode)?;
     state.remove_name(parent, name, slot, command.time)?;
@@ -47,10 +47,10 @@ pub(super) fn rmdir<T: Tables>(
     Ok(Outcome::Done)
 }
 
-/// What goes must be what the proposer's kernel takes for gone.
-pub(super) fn check_victim(victim: Option<Ino>, slot: Option<Slot>) -> Result<(), Refusal> {
-    match victim {
-        Some(victim) if slot.is_none_or(|slot| slot.ino != victim) => Err(Refusal::Overtaken),
+/// What goes or moves must be what the proposer's kernel takes for gone or moved.
+pub(super) fn check_meant(meant: Option<Ino>, slot: Option<Slot>) -> Result<(), Refusal> {
+    match meant {
+        Some(meant) if slot.is_none_or(|slot| slot.ino != meant) => Err(Refusal::Overtaken),
         _ => Ok(()),
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn command(random: &mut Random, id: OpId, ino_counter: &mut u64) -> C
             to_name: name(random),
             how: RenameHow::Replace,
             victim: None,
+            source: None,
         },
         7 => {
             let set = SetAttr { size: Some(random.below(1000)), ..SetAttr::default() };

@@ -31,8 +31,8 @@ use super::reply::{FOREVER, GENERATION, NO_TIME, file_attr, no_entry, timestamp}
 use super::{listing, locks};
 use crate::ops::ports::{Caller, Handle};
 use crate::ops::{
-    AtimeRule, BARRIER_LEN_MAX, Fs, FsDone, FsError, NewInode, NewUnnamed, SetTime, Wait, Wanted,
-    Written, is_barrier,
+    AtimeRule, BARRIER_LEN_MAX, Fs, FsDone, FsError, Meant, NewInode, NewUnnamed, SetTime, Wait,
+    Wanted, Written, is_barrier,
 };
 
 pub struct Adapter {
@@ -338,22 +338,25 @@ impl Filesystem for Adapter {
         let newparent = Ino(newparent.0);
         let meant = parse(name).and_then(|name| {
             let newname = parse(newname)?;
+            let source = self.kernel.holds(Ino(parent.0), &name)?;
             let victim = match how {
                 RenameHow::Replace => self.kernel.victim(newparent, &newname)?,
-                RenameHow::NoReplace | RenameHow::Exchange => None,
+                RenameHow::Exchange => self.kernel.holds(newparent, &newname)?,
+                RenameHow::NoReplace => None,
             };
             let left = if whiteout { Some(self.fs().alloc_ino()?) } else { None };
-            Ok((name, newname, victim, left))
+            Ok((name, newname, Meant { source, victim }, left))
         });
         match meant {
-            Ok((name, newname, victim, left)) => {
+            Ok((name, newname, meant, left)) => {
                 let (from, to) = ((Ino(parent.0), name), (newparent, newname));
                 let (caller, done) = self.waiting(req, reply);
                 match left {
-                    None => self.fs().rename(caller, from, to, how, victim, done),
+                    None => self.fs().rename(caller, from, to, how, meant, done),
                     // The kernel moves its entry, so it looks the old name up again.
                     Some(left) => {
                         let replace = how == RenameHow::Replace;
+                        let left = (left, meant.source);
                         self.fs().rename_with_whiteout(caller, from, to, replace, left, done);
                     }
                 }

@@ -25,10 +25,13 @@
 //!   also if that is stale because the notification for the old name is still waiting
 //!   for the directory. So names that such a command touches are taken back as well while
 //!   a notification for one of them is on its way.
+//!   Whoever reads the new name in that moment would see what was there before the rename; so the
+//!   command says which inode the kernel moves, and is refused if it is another's turn.
 //! - A directory that a local caller removes or replaces: the kernel marks the inode that it
 //!   has for the name as dead, for good. So the command says which inode that is, and is refused
 //!   if it is another's turn; and it is not proposed at all while a notification for the name is
-//!   on its way, unless the kernel has looked the name up since (`Kernel::victim`).
+//!   on its way, unless the kernel has looked the name up since (`Kernel::victim`); nor is a rename
+//!   (`Kernel::holds`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsStr;

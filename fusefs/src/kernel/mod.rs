@@ -31,7 +31,7 @@ use std::thread::JoinHandle;
 
 use engine::command::Name;
 use engine::ids::{Gsn, Ino};
-use engine::namespace::Touched;
+use engine::namespace::{FileType, Touched};
 
 use crate::ops::ports::{OnApplied, Origin, View};
 use crate::ops::replaced::changes;
@@ -160,18 +160,36 @@ impl Kernel {
         }
     }
 
+    /// What the kernel has for `name`. Once the name is moved, the kernel shows that under the
+    /// new name, whatever was moved.
+    ///
+    /// # Errors
+    /// [`FsError::Overtaken`] while the kernel may have another inode for the name; it looks
+    /// again then.
+    fn holds(&self, parent: Ino, name: &Name) -> Result<Option<Ino>, FsError> {
+        Ok(self.holds_with_type(parent, name)?.map(|(ino, _)| ino))
+    }
+
     /// The directory that the kernel takes for dead once `name` is removed or replaced: it
     /// marks the inode that it has for the name, whatever was removed, and refuses every use of
     /// it from then on.
     ///
     /// # Errors
-    /// [`FsError::Overtaken`] while the kernel may have another inode for the name; it looks
-    /// again then.
+    /// As [`Self::holds`].
     fn victim(&self, parent: Ino, name: &Name) -> Result<Option<Ino>, FsError> {
-        let directory = self.fs.directory_told(parent, name)?;
+        let held = self.holds_with_type(parent, name)?;
+        Ok(held.filter(|(_, kind)| *kind == FileType::Directory).map(|(ino, _)| ino))
+    }
+
+    fn holds_with_type(
+        &self,
+        parent: Ino,
+        name: &Name,
+    ) -> Result<Option<(Ino, FileType)>, FsError> {
+        let held = self.fs.told(parent, name)?;
         match self.invalidator.is_stale(parent, name) {
             true => Err(FsError::Overtaken),
-            false => Ok(directory),
+            false => Ok(held),
         }
     }
 

@@ -77,6 +77,11 @@ impl Ring for LocalRing {
         self.pulse.applied()
     }
 
+    fn shown_gsn(&self) -> Gsn {
+        let snapshot = self.store.snapshot(self.volume);
+        snapshot.map_or_else(|_| self.pulse.applied(), |tables| tables.header().gsn)
+    }
+
     fn told_gsn(&self) -> Gsn {
         self.pulse.told()
     }

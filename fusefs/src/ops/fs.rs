@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use engine::command::Op;
-use engine::ids::{Ino, NodeId};
+use engine::ids::{Gsn, Ino, NodeId};
 use engine::namespace::Inode;
 use engine::outcome::Outcome;
 
@@ -112,8 +112,23 @@ impl Fs {
         if let Some(inode) = view.inode(ino)? {
             return Ok(inode);
         }
-        // It may have gone between the two looks.
+        // It may have gone between the two looks; and the tables show that a moment before it is
+        // pinned. A call that was agreed must not fail for that: the kernel would repeat it.
+        self.wait_until_told(self.ring.shown_gsn());
         self.orphans.get(ino).ok_or(FsError::Stale(ino))
+    }
+
+    /// Waits until everybody who follows the order was told of what the tables show at `gsn`;
+    /// false when that takes unusually long.
+    pub(super) fn wait_until_told(&self, gsn: Gsn) -> bool {
+        // The telling has begun already, and waits for nothing.
+        for _ in 0..TOLD_LOOKS_MAX {
+            if self.ring.told_gsn() >= gsn {
+                return true;
+            }
+            std::thread::yield_now();
+        }
+        false
     }
 
     /// Proposes `op`; a refusal is an error.
@@ -137,6 +152,9 @@ impl Fs {
         self.agree(caller, op, expect_done(done));
     }
 }
+
+/// Far more than it takes.
+const TOLD_LOOKS_MAX: usize = 100_000;
 
 /// Takes [`Outcome::Done`] only.
 pub(super) fn expect_done(done: FsDone<()>) -> FsDone<Outcome> {

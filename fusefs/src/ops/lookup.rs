@@ -17,26 +17,20 @@ impl Fs {
         Ok(self.ring.view().lookup(parent, name)?)
     }
 
-    /// The directory that `name` leads to, if it does, once everything that this answer shows
-    /// was told to whoever follows the order.
+    /// What `name` leads to, once everything that this answer shows was told to whoever follows
+    /// the order.
     ///
     /// # Errors
     /// [`FsError::Tables`]; [`FsError::Overtaken`] when the telling takes unusually long.
-    pub fn directory_told(&self, parent: Ino, name: &Name) -> Result<Option<Ino>, FsError> {
+    pub fn told(&self, parent: Ino, name: &Name) -> Result<Option<(Ino, FileType)>, FsError> {
         let view = self.ring.view();
-        let found = view.lookup(parent, name)?;
-        let inode = found.map(|found| view.inode(found)).transpose()?.flatten();
-        let directory = found.filter(|_| inode.is_some_and(|inode| inode.is_directory()));
+        let found = view.entry(parent, name)?;
         // Each change of a name changes its directory.
         let changed = view.inode(parent)?.map_or(Gsn(0), |inode| inode.changed);
-        // The telling has begun already, and waits for nothing.
-        for _ in 0..TOLD_LOOKS_MAX {
-            if self.ring.told_gsn() >= changed {
-                return Ok(directory);
-            }
-            std::thread::yield_now();
+        match self.wait_until_told(changed) {
+            true => Ok(found),
+            false => Err(FsError::Overtaken),
         }
-        Err(FsError::Overtaken)
     }
 
     /// Where a symbolic link leads.
@@ -121,5 +115,3 @@ impl Listing {
 
 const COOKIE_DOT: u64 = 1;
 const COOKIE_DOT_DOT: u64 = 2;
-/// Far more than it takes.
-const TOLD_LOOKS_MAX: usize = 100_000;

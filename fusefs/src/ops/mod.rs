@@ -39,5 +39,6 @@ pub use fs::{Fs, FsDone, Stats};
 pub use locks::{LockRequest, LockWish, Wait};
 pub use lookup::{Entry, Listing};
 pub use make::NewInode;
+pub use names::Meant;
 pub use setattr::{SetTime, Wanted};
 pub use unnamed::NewUnnamed;

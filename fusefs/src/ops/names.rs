@@ -11,6 +11,15 @@ use engine::ids::Ino;
 use super::fs::{Fs, FsDone};
 use super::ports::{Caller, Offer};
 
+/// What the kernel has for the names of a rename.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meant {
+    /// What moves.
+    pub source: Option<Ino>,
+    /// A directory that is replaced, or what comes to the old name in an exchange.
+    pub victim: Option<Ino>,
+}
+
 impl Fs {
     pub fn link(
         self: &Arc<Self>,
@@ -47,21 +56,23 @@ impl Fs {
         self.agree_after(offers, caller, Op::Rmdir { parent, name, victim }, done);
     }
 
-    /// Refused (`Refusal::Overtaken`) if `victim` is given and is not what is replaced.
+    /// Refused (`Refusal::Overtaken`) if what is given of `meant` is not what moves and what is
+    /// replaced.
     pub fn rename(
         self: &Arc<Self>,
         caller: Caller,
         (from_parent, from_name): (Ino, Name),
         (to_parent, to_name): (Ino, Name),
         how: RenameHow,
-        victim: Option<Ino>,
+        meant: Meant,
         done: FsDone<()>,
     ) {
         let mut offers = vec![self.offer_of(from_parent, &from_name)];
         if how == RenameHow::Exchange {
             offers.push(self.offer_of(to_parent, &to_name));
         }
-        let op = Op::Rename { from_parent, from_name, to_parent, to_name, how, victim };
+        let Meant { source, victim } = meant;
+        let op = Op::Rename { from_parent, from_name, to_parent, to_name, how, victim, source };
         self.agree_after(offers, caller, op, done);
     }
 
@@ -99,17 +110,18 @@ impl Fs {
         self.bodies.offer(offer, Box::new(move || fs.agree_after(offers, caller, op, done)));
     }
 
-    /// A rename that leaves a whiteout behind, as `ino` from [`Fs::alloc_ino`].
+    /// A rename that leaves a whiteout behind, as `ino` from [`Fs::alloc_ino`]; `source` as for
+    /// [`Self::rename`].
     pub fn rename_with_whiteout(
         &self,
         caller: Caller,
         (from_parent, from_name): (Ino, Name),
         (to_parent, to_name): (Ino, Name),
         replace: bool,
-        ino: Ino,
+        (ino, source): (Ino, Option<Ino>),
         done: FsDone<()>,
     ) {
-        let op = Op::Whiteout { from_parent, from_name, to_parent, to_name, replace, ino };
+        let op = Op::Whiteout { from_parent, from_name, to_parent, to_name, replace, ino, source };
         self.agree_done(caller, op, done);
     }
 }

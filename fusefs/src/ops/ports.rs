@@ -58,6 +58,12 @@ pub trait Ring: Send + Sync {
     /// The newest GSN that [`Self::view`] shows.
     fn applied_gsn(&self) -> Gsn;
 
+    /// The newest GSN that the tables show at this moment; a little ahead of
+    /// [`Self::applied_gsn`] while a command is being applied.
+    fn shown_gsn(&self) -> Gsn {
+        self.applied_gsn()
+    }
+
     /// The newest GSN of which every [`OnApplied`] was told.
     fn told_gsn(&self) -> Gsn {
         self.applied_gsn()

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, RenameFlags, XattrFlags};
 use rustix::io::Errno;
 use tests::cluster::{Cluster, Wishes};
-use tests::linearizable::{Action, Answer, Call, Rename, Set, Violation, check};
+use tests::linearizable::{Action, Answer, Call, Rename, Set, Violation, check, goes_wrong_us};
 use tests::random::Random;
 use tests::wait::{wait_for, wait_until};
 
@@ -22,7 +22,7 @@ const ROUND_TRIPS_MS: [f64; 3] = [4.0, 10.0, 12.0];
 /// Pairs of names, each in a directory of its own, since the kernel changes a directory by one
 /// call at a time.
 const KINDS: [Kind; 6] =
-    [Kind::Link, Kind::Link, Kind::File, Kind::File, Kind::Directory, Kind::Directory];
+    [Kind::Link, Kind::Link, Kind::File, Kind::Directory, Kind::Register, Kind::Register];
 /// Without FUSION_TEST_MINUTES.
 const DEFAULT_MINUTES: f64 = 0.6;
 /// Calls between two disturbances, so that each meets work.
@@ -33,19 +33,26 @@ const MEANWHILE: u64 = 150;
 enum Kind {
     /// Its target is its value, from the beginning.
     Link,
-    /// Its value is an extended attribute.
+    /// There or not.
     File,
     Directory,
+    /// A file that stays, and whose extended attribute is its value. Names and values are not
+    /// fought for at once: a call by name finds the inode first, from what its zone knows, and
+    /// then acts on that, whatever the name leads to by then (docs/SEMANTICS.md).
+    Register,
 }
 
 #[test]
-#[ignore = "not explained yet: a zone may see a name later than its own calls (0001, Found)"]
 fn every_answer_is_explained_by_one_order() {
     let wishes = Wishes { round_trips_ms: ROUND_TRIPS_MS.to_vec(), ..Wishes::default() };
     let Some(cluster) = Cluster::start_with(&wishes) else { return };
     let mut random = Random::announced("linearizable");
-    for pair in 0..KINDS.len() {
-        fs::create_dir(cluster.mount("z1").join(format!("pair{pair}"))).expect("a directory");
+    for (pair, kind) in KINDS.iter().enumerate() {
+        let directory = cluster.mount("z1").join(format!("pair{pair}"));
+        fs::create_dir(&directory).expect("a directory");
+        if matches!(kind, Kind::Register) {
+            NAMES.iter().for_each(|name| drop(File::create_new(directory.join(name)).expect(name)));
+        }
     }
     cluster.wait_for_equal_state();
     let fight = Fight::start(&cluster, &mut random);
@@ -69,8 +76,7 @@ fn every_answer_is_explained_by_one_order() {
     let start = fight.start;
     let histories = fight.stop();
     cluster.wait_for_equal_state();
-    let mut calls = 0;
-    let mut unanswered = 0;
+    let (mut calls, mut unanswered, mut undecided) = (0, 0, 0);
     for (pair, mut history) in histories.into_iter().enumerate() {
         // In the end all zones agree, also about what happened to unanswered calls.
         for (client, zone) in ZONES.iter().enumerate() {
@@ -80,15 +86,20 @@ fn every_answer_is_explained_by_one_order() {
         }
         calls += history.len();
         unanswered += history.iter().filter(|call| call.answer == Answer::Unknown).count();
-        if let Err(violation) = check(&history) {
-            panic!("pair {pair} ({:?}): {}", KINDS[pair], told(&violation, &history));
+        match check(&history) {
+            Ok(()) => {}
+            Err(Violation::Undecided) => undecided += 1,
+            Err(violation) => {
+                panic!("pair {pair} ({:?}): {}", KINDS[pair], told(&violation, &history));
+            }
         }
     }
     println!(
         "linearizable: {calls} calls on {} pairs of names, {unanswered} without an answer, {kills} \
-         kills, {cuts} cuts: explained",
+         kills, {cuts} cuts: explained, but {undecided} pairs with too many orders to try",
         KINDS.len()
     );
+    assert!(undecided <= 2, "{undecided} pairs are not checked");
     assert!(kills > 0 && cuts > 0, "nothing went wrong: {kills} kills, {cuts} cuts");
 }
 
@@ -145,7 +156,7 @@ struct Client {
 
 impl Client {
     fn run(self, mut random: Random, stop: &AtomicBool, calls: &AtomicU64) -> Vec<Call> {
-        let mut history = Vec::new();
+        let mut history = self.before();
         let mut value = self.number as u32;
         while !stop.load(Ordering::Relaxed) {
             value += ZONES.len() as u32;
@@ -160,19 +171,35 @@ impl Client {
         history
     }
 
+    /// What was made before the fight.
+    fn before(&self) -> Vec<Call> {
+        match (self.kind, self.number) {
+            (Kind::Register, 0) => [0, 1].map(|name| self.made(name)).into(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn made(&self, name: usize) -> Call {
+        let action = Action::Make { name, value: None };
+        Call { client: self.number, began_us: 0, ended_us: 0, action, answer: Answer::Done }
+    }
+
     fn choose(&self, random: &mut Random, value: u32) -> Action {
         let name = random.below(2) as usize;
         let is_link = matches!(self.kind, Kind::Link);
-        match random.below(10) {
+        if matches!(self.kind, Kind::Register) {
+            let hows = [Set::Any, Set::Create, Set::Replace];
+            return match random.below(2) {
+                0 => Action::Set { name, value, how: hows[random.below(3) as usize] },
+                _ => Action::Read { name },
+            };
+        }
+        match random.below(8) {
             0..=2 => Action::Make { name, value: is_link.then_some(value) },
             3 | 4 => Action::Remove { name },
             5 => {
                 let hows = [Rename::Replace, Rename::NoReplace, Rename::Exchange];
                 Action::Rename { from: name, how: hows[random.below(3) as usize] }
-            }
-            6 | 7 if !is_link => {
-                let hows = [Set::Any, Set::Create, Set::Replace];
-                Action::Set { name, value, how: hows[random.below(3) as usize] }
             }
             _ => Action::Read { name },
         }
@@ -197,7 +224,9 @@ impl Client {
             Action::Make { name, value } => self.make(&self.path(name), value)?,
             Action::Remove { name } => match self.kind {
                 Kind::Directory => rustix::fs::rmdir(self.path(name))?,
-                Kind::Link | Kind::File => rustix::fs::unlink(self.path(name))?,
+                Kind::Link | Kind::File | Kind::Register => {
+                    rustix::fs::unlink(self.path(name))?;
+                }
             },
             Action::Rename { from, how } => {
                 let flags = match how {
@@ -228,7 +257,7 @@ impl Client {
                 let value = value.expect("a link has a value from the beginning");
                 rustix::fs::symlink(value.to_string(), path)
             }
-            Kind::File => File::create_new(path).map(drop).map_err(errno),
+            Kind::File | Kind::Register => File::create_new(path).map(drop).map_err(errno),
             Kind::Directory => rustix::fs::mkdir(path, 0o755.into()),
         }
     }
@@ -239,6 +268,10 @@ impl Client {
         let bytes = match self.kind {
             Kind::Link => fs::read_link(path).map_err(errno)?.as_os_str().as_bytes().to_vec(),
             Kind::File | Kind::Directory => {
+                rustix::fs::lstat(path)?;
+                return Ok(Answer::NoValue);
+            }
+            Kind::Register => {
                 let length = rustix::fs::getxattr(path, VALUE, &mut bytes[..])?;
                 bytes[..length].to_vec()
             }
@@ -248,7 +281,7 @@ impl Client {
     }
 
     fn path(&self, name: usize) -> PathBuf {
-        self.directory.join(["a", "b"][name])
+        self.directory.join(NAMES[name])
     }
 
     fn now_us(&self) -> u64 {
@@ -274,18 +307,21 @@ fn errno(error: io::Error) -> Errno {
 
 /// What went wrong, and the calls around it.
 fn told(violation: &Violation, history: &[Call]) -> String {
-    let Violation::NoOrder { explained, state, stuck } = violation else {
+    let Violation::NoOrder { explained, state, .. } = violation else {
         return "too many orders to try".to_owned();
     };
-    let first_us = stuck.iter().map(|call| call.began_us).min().unwrap_or(0);
-    let mut near: Vec<&Call> =
-        history.iter().filter(|call| call.ended_us + AROUND_US >= first_us).collect();
+    let wrong_us = goes_wrong_us(history);
+    let mut near: Vec<&Call> = history
+        .iter()
+        .filter(|call| call.began_us <= wrong_us)
+        .filter(|call| call.ended_us + AROUND_US >= wrong_us || call.answer == Answer::Unknown)
+        .collect();
     near.sort_by_key(|call| call.began_us);
-    let mut text =
-        format!("{explained} calls explained, then {state:?}; none of these can follow:\n");
-    stuck.iter().for_each(|call| text += &format!("  {call:?}\n"));
-    text += "the calls around them:\n";
-    near.iter().take(60).for_each(|call| text += &format!("  {call:?}\n"));
+    let mut text = format!(
+        "up to {explained} calls explained, then {state:?}; wrong with the call that ends at \
+         {wrong_us}:\n"
+    );
+    near.iter().for_each(|call| text += &format!("  {call:?}\n"));
     text
 }
 
@@ -295,6 +331,7 @@ fn minutes() -> Duration {
     Duration::from_secs_f64(given.unwrap_or(DEFAULT_MINUTES) * 60.0)
 }
 
+const NAMES: [&str; 2] = ["a", "b"];
 const VALUE: &str = "user.value";
 
 /// Enough to see what the calls that are stuck met.

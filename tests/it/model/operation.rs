@@ -133,6 +133,7 @@ impl Operation {
                 to_name: self::name(self.names.1),
                 how,
                 victim: None,
+                source: None,
             },
             What::Chmod => set(SetAttr { mode: Some(u32::from(value) * 11), ..SetAttr::default() }),
             What::Chown => {

@@ -26,6 +26,9 @@ pub struct FakeRing {
     proposals: Mutex<mpsc::Sender<Proposal>>,
     /// Held while a command is applied, so that a test can stop the order.
     gate: Mutex<()>,
+    /// Held while the listeners are told, so that a test can make them be told late.
+    telling: Mutex<()>,
+    told: AtomicU64,
     looks: AtomicU64,
     waiting: AtomicU64,
     /// Keepers of locks don't answer.
@@ -90,6 +93,8 @@ impl FakeRing {
             next_ino: AtomicU64::new(16),
             proposals: Mutex::new(proposals),
             gate: Mutex::new(()),
+            telling: Mutex::new(()),
+            told: AtomicU64::new(0),
             looks: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             is_silent: AtomicBool::new(false),
@@ -134,6 +139,11 @@ impl FakeRing {
     /// Nothing is applied until the guard is dropped.
     pub fn stop_order(&self) -> MutexGuard<'_, ()> {
         self.gate.lock().unwrap()
+    }
+
+    /// Commands are applied, and nobody is told before the guard is dropped.
+    pub fn stop_telling(&self) -> MutexGuard<'_, ()> {
+        self.telling.lock().unwrap()
     }
 
     /// The next reader of the record of `ino` says so on the receiver, after reading it, and
@@ -182,10 +192,12 @@ impl FakeRing {
         self.gsn.store(gsn.0, Ordering::SeqCst);
         let waited = caller.end_wait();
         let origin = if waited.is_ok() { origin } else { Origin::Elsewhere };
+        let telling = self.telling.lock().unwrap();
         for listener in listeners {
             listener.applied(gsn, &applied.touched, origin);
         }
-        drop(gate);
+        self.told.store(gsn.0, Ordering::SeqCst);
+        drop((telling, gate));
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         done(waited.map(|()| applied.outcome.expect("sequences have no gaps")));
     }
@@ -227,6 +239,10 @@ impl Ring for FakeRing {
 
     fn applied_gsn(&self) -> Gsn {
         Gsn(self.gsn.load(Ordering::SeqCst))
+    }
+
+    fn told_gsn(&self) -> Gsn {
+        Gsn(self.told.load(Ordering::SeqCst))
     }
 
     fn alloc_ino(&self) -> Result<Ino, ProposeError> {

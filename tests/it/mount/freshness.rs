@@ -118,7 +118,7 @@ fn a_lookup_overtaken_by_a_change_leaves_nothing_stale() {
 }
 
 /// The kernel renames what it believes the old name to be, while the news that the name leads
-/// elsewhere waits for the directory.
+/// elsewhere waits for the directory. Not even for a moment may the new name show the old file.
 #[test]
 fn a_rename_of_a_name_just_replaced_elsewhere_moves_the_new_file() {
     let Some(rig) = Rig::new() else { return };
@@ -131,13 +131,15 @@ fn a_rename_of_a_name_just_replaced_elsewhere_moves_the_new_file() {
     std::thread::scope(|scope| {
         let there = scope.spawn(|| rig.rename_elsewhere("c", "a"));
         eventually("the replacement comes first", || rig.ring.waiting() == 1);
-        let here = scope.spawn(|| fs::rename(rig.at("a"), rig.at("b")));
+        let here = scope.spawn(|| {
+            fs::rename(rig.at("a"), rig.at("b")).unwrap();
+            fs::metadata(rig.at("b")).unwrap().ino()
+        });
         eventually("the rename comes second", || rig.ring.waiting() == 2);
         drop(stopped);
         there.join().unwrap();
-        here.join().unwrap().unwrap();
+        assert_eq!(here.join().unwrap(), fresh, "the fresh file moved");
     });
-    eventually("the fresh file moved", || fs::metadata(rig.at("b")).unwrap().ino() == fresh);
     eventually("the old name is gone", || errno(fs::metadata(rig.at("a"))) == libc::ENOENT);
 }
 
@@ -248,7 +250,15 @@ fn change_elsewhere(rig: &Rig, round: usize) {
         }
         (1, _) => {
             let how = engine::command::RenameHow::Replace;
-            Op::Rename { from_parent, from_name, to_parent, to_name, how, victim: None }
+            Op::Rename {
+                from_parent,
+                from_name,
+                to_parent,
+                to_name,
+                how,
+                victim: None,
+                source: None,
+            }
         }
         (2, Some(ino)) => {
             let mode = Some(0o600 + round as u32 % 0o100);

@@ -176,6 +176,7 @@ impl Rig {
             to_name,
             how,
             victim: None,
+            source: None,
         });
     }
 

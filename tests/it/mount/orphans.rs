@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+use engine::command::Kind;
+
 use super::{Rig, errno, eventually};
 
 fn open(rig: &Rig, name: &str) -> File {
@@ -24,6 +26,26 @@ fn works(mut file: File) {
     file.sync_all().unwrap();
     let meta = file.metadata().unwrap();
     assert_eq!((meta.nlink(), meta.len(), meta.mode() & 0o7777, meta.mtime()), (0, 4, 0o640, 0));
+}
+
+/// Between the moment in which the tables show that a file is gone and that in which it is pinned,
+/// whoever has it must not hear that it never was: the kernel would repeat the call.
+#[test]
+fn a_file_that_goes_elsewhere_is_never_out_of_sight() {
+    let Some(rig) = Rig::new() else { return };
+    let ino = rig.make_elsewhere("f", Kind::File);
+    let _open = File::open(rig.at("f")).unwrap();
+    let telling = rig.ring.stop_telling();
+    std::thread::scope(|scope| {
+        let there = scope.spawn(|| rig.unlink_elsewhere("f"));
+        eventually("it is gone from the tables", || rig.ino("f").is_none());
+        let before = rig.ring.looks();
+        let here = scope.spawn(|| rig.fs.attr(ino));
+        eventually("somebody looks for it", || rig.ring.looks() > before);
+        drop(telling);
+        there.join().unwrap();
+        assert_eq!(here.join().unwrap().unwrap().nlink, 0);
+    });
 }
 
 #[test]

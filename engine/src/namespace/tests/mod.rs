@@ -320,14 +320,14 @@ impl Ring {
     fn rename(&self, from: &str, to: &str, how: RenameHow) -> Op {
         let (from_parent, from_name) = self.place(from);
         let (to_parent, to_name) = self.place(to);
-        Op::Rename { from_parent, from_name, to_parent, to_name, how, victim: None }
+        Op::Rename { from_parent, from_name, to_parent, to_name, how, victim: None, source: None }
     }
 
     fn whiteout(&mut self, from: &str, to: &str, replace: bool) -> Op {
         let ((from_parent, from_name), (to_parent, to_name)) = (self.place(from), self.place(to));
         let ino = Ino::of(self.node, self.next_counter);
         self.next_counter += 1;
-        Op::Whiteout { from_parent, from_name, to_parent, to_name, replace, ino }
+        Op::Whiteout { from_parent, from_name, to_parent, to_name, replace, ino, source: None }
     }
 
     fn set_acl(&self, path: &str, kind: AclKind, text: &str, kill_sgid: bool) -> Op {

@@ -394,6 +394,7 @@ fn a_directory_goes_only_if_it_is_the_one_that_was_meant() {
         to_name: name(to),
         how: RenameHow::Replace,
         victim,
+        source: None,
     };
     assert_eq!(ring.run(rename(b"b", Some(a))), Outcome::Refused(Refusal::Overtaken));
     assert_eq!(ring.run(rename(b"new", Some(a))), Outcome::Refused(Refusal::Overtaken));
@@ -402,4 +403,41 @@ fn a_directory_goes_only_if_it_is_the_one_that_was_meant() {
         ring.run(Op::Rmdir { parent: Ino::ROOT, name: name(b"a"), victim: Some(a) }),
         Outcome::Done
     );
+}
+
+#[test]
+fn a_name_moves_only_with_the_inode_that_was_meant() {
+    let mut ring = check("create /a; create /b");
+    let (a, b) = (ring.ino("/a"), ring.ino("/b"));
+    let name = |text: &[u8]| Name::parse(text).expect("a name");
+    let rename = |from: &[u8], to: &[u8], how, source, victim| Op::Rename {
+        from_parent: Ino::ROOT,
+        from_name: name(from),
+        to_parent: Ino::ROOT,
+        to_name: name(to),
+        how,
+        victim,
+        source,
+    };
+    let overtaken = Outcome::Refused(Refusal::Overtaken);
+    let (replace, exchange) = (RenameHow::Replace, RenameHow::Exchange);
+    assert_eq!(ring.run(rename(b"a", b"c", replace, Some(b), None)), overtaken);
+    // Nothing to move is said first.
+    let missing = Outcome::Refused(Refusal::NotFound);
+    assert_eq!(ring.run(rename(b"none", b"c", replace, Some(b), None)), missing);
+    assert_eq!(ring.run(rename(b"a", b"b", exchange, Some(a), Some(a))), overtaken);
+    assert_eq!(ring.run(rename(b"a", b"b", exchange, Some(a), Some(b))), Outcome::Done);
+    assert_eq!(ring.run(rename(b"b", b"c", replace, Some(a), None)), Outcome::Done);
+    let node = ring.node;
+    let whiteout = |counter, source| Op::Whiteout {
+        from_parent: Ino::ROOT,
+        from_name: name(b"a"),
+        to_parent: Ino::ROOT,
+        to_name: name(b"d"),
+        replace: true,
+        ino: Ino::of(node, counter),
+        source,
+    };
+    assert_eq!(ring.run(whiteout(900, Some(a))), overtaken);
+    assert_eq!(ring.run(whiteout(901, Some(b))), Outcome::Done);
 }

@@ -27,6 +27,7 @@ fn operation(ring: &mut Ring, known: &mut Vec<Ino>, numbers: (u16, u8, u8, u8, u
         to_name: other_name.clone(),
         how,
         victim: (one % 2 == 0).then_some(known[usize::from(letter) % known.len()]),
+        source: (one % 3 == 0).then_some(known[usize::from(other) % known.len()]),
     };
     let set = |set| Op::SetAttr { ino, set };
     match what {
@@ -114,7 +115,15 @@ fn operation(ring: &mut Ring, known: &mut Vec<Ino>, numbers: (u16, u8, u8, u8, u
             known.push(new);
             let (from_parent, from_name, to_parent) = (ino, name, parent);
             let (to_name, replace) = (other_name, letter % 2 == 0);
-            Op::Whiteout { from_parent, from_name, to_parent, to_name, replace, ino: new }
+            Op::Whiteout {
+                from_parent,
+                from_name,
+                to_parent,
+                to_name,
+                replace,
+                ino: new,
+                source: None,
+            }
         }
         _ => {
             let base = ring.view().inode(ino).expect("is sound").map_or(Version(0), |i| i.version);

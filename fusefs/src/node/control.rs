@@ -16,7 +16,7 @@ use super::admission::Admission;
 use super::gossip::Gossip;
 use super::pulse::{Cure, Failure};
 use super::quotas::Quotas;
-use super::report::{Reporter, node_name};
+use super::report::node_name;
 use super::setup::{account, failed};
 use super::volume::{ROOT_NAME, Volume, Volumes};
 use super::{clock, describe, paths, volume_report, waiting};
@@ -47,7 +47,6 @@ pub struct Parts {
     pub volumes: Arc<Volumes>,
     /// The root volume: it has the cluster's members.
     pub root: Arc<Volume>,
-    pub reporter: Arc<Reporter>,
     pub gossip: Arc<Gossip>,
     pub admission: Arc<Admission>,
     pub tasks: Vec<Task<()>>,
@@ -207,7 +206,7 @@ impl Control for Node {
             let parts = &self.parts;
             let cluster = parts.store.identity().cluster;
             let mut status =
-                parts.reporter.status(&cluster, &parts.gossip, &parts.wire).map_err(failed)?;
+                parts.root.reporter.status(&cluster, &parts.gossip, &parts.wire).map_err(failed)?;
             let volumes = parts.volumes.all();
             status.mounts = volumes.iter().flat_map(|volume| volume.mounts.list()).collect();
             Ok(status)

@@ -140,6 +140,13 @@ impl Pulse {
         self.ring.read().as_ref().map(|(_, status)| status.clone())
     }
 
+    /// The newest agreement that this node knows of: at least what it has applied, as
+    /// [`Self::newest_hash`] had it before this call.
+    pub fn agreed(&self) -> Gsn {
+        let here = self.newest_hash().0;
+        self.ring().map_or(here, |ring| ring.gsn.max(ring.gsn_of_peers).max(here))
+    }
+
     /// Forgets the hashes of states that a checkpoint replaced.
     pub fn record_installed(&self, hash: (Gsn, StateHash), header: &Arc<Header>) {
         *self.hashes.lock() = VecDeque::from([hash]);

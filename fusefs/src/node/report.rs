@@ -17,7 +17,7 @@ use crate::admin::report::{
 use crate::body::BodyService;
 use crate::ops::ports::Ring;
 
-/// Makes this node's own line, also while peers cannot be reached.
+/// Makes this node's own line for a volume, also while peers cannot be reached.
 pub struct Reporter {
     pub ring: Arc<dyn Ring>,
     pub pulse: Arc<Pulse>,
@@ -35,8 +35,7 @@ impl Reporter {
         let view = self.view()?;
         let Some(member) = view.member(self.ring.me())? else { return Ok(None) };
         let (gsn, hash) = self.pulse.newest_hash();
-        let status = self.pulse.ring();
-        let agreed = status.as_ref().map_or(gsn, |ring| ring.gsn.max(ring.gsn_of_peers)).max(gsn);
+        let agreed = self.pulse.agreed();
         let progress = self.bodies.progress();
         let retained = self.pulse.retained();
         let catch_up = self.pulse.catch_up().map(|catch_up| match catch_up {

@@ -15,7 +15,6 @@ use super::gossip::Gossip;
 use super::handler::{NodeHandler, Services};
 use super::inodes::InodeNumbers;
 use super::members::peer;
-use super::report::Reporter;
 use super::setup::{failed, own_member, seeds};
 use super::volume::{ROOT_NAME, Shared, Volume, Volumes};
 use super::{repair, roster};
@@ -78,15 +77,8 @@ pub async fn start(settings: Settings) -> Result<Arc<Node>, ControlError> {
     let children = Children::new(shared, root.ring.clone(), volumes.clone(), children_changed);
     children.start_known().await?;
 
-    let reporter = Arc::new(Reporter {
-        ring: root.ring.clone(),
-        pulse: root.pulse.clone(),
-        bodies: root.bodies.clone(),
-        store: store.clone(),
-        volume: VolumeId::ROOT,
-    });
     let own_report = {
-        let reporter = reporter.clone();
+        let reporter = root.reporter.clone();
         Box::new(move || reporter.own().ok().flatten())
     };
     let gossip = Arc::new(Gossip::new(
@@ -106,7 +98,7 @@ pub async fn start(settings: Settings) -> Result<Arc<Node>, ControlError> {
     let tasks = vec![tokio::spawn(gossip.clone().run()), tokio::spawn(children.run())];
 
     announce(&root, &member).await?;
-    Ok(Node::new(Parts { member, store, wire, volumes, root, reporter, gossip, admission, tasks }))
+    Ok(Node::new(Parts { member, store, wire, volumes, root, gossip, admission, tasks }))
 }
 
 /// Tells the cluster about this node: the first node of all admits itself; one whose address

@@ -34,6 +34,7 @@ use super::proposals::{LIMIT_EVERY, Proposals};
 use super::pulse::{Cure, Pulse};
 use super::queue::bounded;
 use super::quotas::Quotas;
+use super::report::Reporter;
 use super::retain::{Keep, RetainThread};
 use super::setup::failed;
 use super::suspicion::Suspicion;
@@ -53,6 +54,7 @@ pub struct Volume {
     pub events: Sender<Event>,
     pub bodies: Arc<BodyService>,
     pub mounts: Arc<Mounts>,
+    pub reporter: Arc<Reporter>,
     members: Arc<Members>,
     checkpoints: Arc<CheckpointService>,
     order: OrderThread,
@@ -237,6 +239,13 @@ impl Volume {
             events: events.clone(),
             store: store.clone(),
         };
+        let reporter = Arc::new(Reporter {
+            ring: ring.clone(),
+            pulse: pulse.clone(),
+            bodies: bodies.clone(),
+            store: store.clone(),
+            volume: id,
+        });
         let tasks = vec![
             tokio::spawn(promoter.run()),
             tokio::spawn(catch_up.run()),
@@ -258,6 +267,7 @@ impl Volume {
             events,
             bodies,
             mounts,
+            reporter,
             members,
             checkpoints,
             order,
@@ -309,7 +319,6 @@ impl Volume {
             | Ask::Recall { .. } => self.bodies.clone().serve(from, request).await,
             Ask::ShareLocks { ino } => self.mounts.clone().share_locks(ino).await,
             Ask::Checkpoint { gsn, after } => self.checkpoints.serve(gsn, after).await,
-            Ask::Barrier => Response::At(self.pulse.applied()),
             Ask::Reached { gsn, bodies, wait_ms } => {
                 waiting::answer(self, gsn, bodies, wait_ms).await
             }

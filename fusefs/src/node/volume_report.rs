@@ -99,7 +99,7 @@ pub fn list(root: &Volume, volumes: &Volumes) -> Result<Vec<VolumeReport>, Contr
 fn here(volume: &Volume, cluster: &[Member]) -> VolumeHere {
     let (gsn, hash) = volume.pulse.newest_hash();
     let header = volume.pulse.header();
-    let agreed = volume.pulse.ring().map_or(gsn, |ring| ring.gsn.max(ring.gsn_of_peers)).max(gsn);
+    let agreed = volume.pulse.agreed();
     VolumeHere {
         epoch: header.config.epoch.0,
         voters: header.config.voters.keys().map(|node| node_name(cluster, *node)).collect(),

@@ -111,9 +111,6 @@ pub enum Ask {
         #[n(0)]
         ino: Ino,
     },
-    /// How far the other node has agreed. Answer: `At`.
-    #[n(7)]
-    Barrier,
     /// Waits, `wait_ms` at most, until the other node has applied `gsn`, and with `bodies`
     /// holds what it should up to there. Answer: `At`, below `gsn` when it was not in time.
     #[n(20)]
@@ -175,7 +172,6 @@ impl Ask {
             | Ask::Which { .. }
             | Ask::Recall { .. }
             | Ask::ShareLocks { .. }
-            | Ask::Barrier
             | Ask::Reached { .. }
             | Ask::Status
             | Ask::Hold { .. }
@@ -196,7 +192,6 @@ impl Ask {
             | Ask::Order { .. }
             | Ask::Recall { .. }
             | Ask::ShareLocks { .. }
-            | Ask::Barrier
             | Ask::Reached { .. }
             | Ask::Status
             | Ask::Hold { .. }

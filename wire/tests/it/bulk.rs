@@ -31,7 +31,7 @@ async fn every_kind_of_answer_comes_back() {
     let Response::Which(which) = which else { panic!() };
     assert!(which.iter().enumerate().all(|(at, held)| *held == (at != 0)) && which.len() == 256);
 
-    assert_eq!(ask(request(Ask::Barrier)).await, Ok(Response::At(Gsn(5))));
+    assert_eq!(ask(request(QUESTION)).await, Ok(Response::At(Gsn(5))));
     let manifest = request(Ask::Manifest { body: BodyId([1; 32]), offset: 0 });
     let refused = Response::refused(RefusedCode::NotHeld, "not here");
     assert_eq!(ask(manifest).await, Ok(refused));
@@ -49,7 +49,7 @@ async fn limits_hold_on_both_sides() {
         matches!(answer, Ok(Response::Refused { code: RefusedCode::Failed, .. })),
         "{answer:?}"
     );
-    let unknown = nodes[0].wire.call(NodeId(9), request(Ask::Barrier)).await;
+    let unknown = nodes[0].wire.call(NodeId(9), request(QUESTION)).await;
     assert_eq!(unknown, Err(WireError::UnknownPeer(NodeId(9))));
 }
 
@@ -69,10 +69,7 @@ async fn an_abandoned_question_leaves_room_for_others() {
             assert!(task.await.unwrap_err().is_cancelled());
         }
     }
-    assert_eq!(
-        nodes[0].wire.call(NodeId(2), request(Ask::Barrier)).await,
-        Ok(Response::At(Gsn(5)))
-    );
+    assert_eq!(nodes[0].wire.call(NodeId(2), request(QUESTION)).await, Ok(Response::At(Gsn(5))));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,7 +101,7 @@ async fn a_restarted_peer_is_asked_anew() {
         victim.start(&a);
         // No retries here: the question itself finds out that its connection is dead.
         victim.listening_since();
-        let answer = a.wire.call(NodeId(2), request(Ask::Barrier)).await;
+        let answer = a.wire.call(NodeId(2), request(QUESTION)).await;
         assert_eq!(answer, Ok(Response::At(Gsn(5))));
         victim.kill();
     }

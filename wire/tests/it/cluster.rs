@@ -15,6 +15,8 @@ use wire::{
 
 pub const CLUSTER: [u8; 16] = [9; 16];
 pub const VOLUME: VolumeId = VolumeId(1);
+/// The simplest one: answered with `At`, one above what the asker has applied.
+pub const QUESTION: Ask = Ask::Reached { gsn: Gsn(1), bodies: false, wait_ms: 0 };
 /// Longer than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -79,7 +81,7 @@ impl Handler for Recorder {
                 Ask::Which { bodies } => {
                     Response::Which(bodies.iter().map(|id| id.0[0] != 0).collect())
                 }
-                Ask::Barrier => Response::At(Gsn(request.applied.0 + 1)),
+                Ask::Reached { .. } => Response::At(Gsn(request.applied.0 + 1)),
                 // Never answers.
                 Ask::Recall { .. } => std::future::pending().await,
                 // Too large for an answer.

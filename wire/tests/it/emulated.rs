@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use engine::ids::{Gsn, NodeId};
 use wire::emulator::{EmulatorConfig, LinkShape, Matrix, wan};
-use wire::{Ask, Authority, Emulator, Request, WireConfig};
+use wire::{Authority, Emulator, Request, WireConfig};
 
 use super::cluster::*;
 
@@ -161,7 +161,7 @@ pub async fn distant(round_trip_ms: f64) -> (Emulator, [Node; 2]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_stops_traffic_and_its_end_brings_it_back() {
     let (emulator, nodes) = distant(4.0).await;
-    let ask = || nodes[0].wire.call(NodeId(2), Request::new(VOLUME, Gsn(1), Ask::Barrier));
+    let ask = || nodes[0].wire.call(NodeId(2), Request::new(VOLUME, Gsn(1), QUESTION));
     let begun = Instant::now();
     ask().await.unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(4));

@@ -121,8 +121,7 @@ async fn still_works(nodes: &[Node; 2]) {
     introduce(nodes);
     nodes[0].sees(&nodes[1]).await;
     nodes[1].sees(&nodes[0]).await;
-    let answer =
-        nodes[1].wire.call(nodes[0].id(), Request::new(VOLUME, Gsn(1), Ask::Barrier)).await;
+    let answer = nodes[1].wire.call(nodes[0].id(), Request::new(VOLUME, Gsn(1), QUESTION)).await;
     assert_eq!(answer, Ok(Response::At(Gsn(2))));
 }
 
@@ -194,7 +193,7 @@ fn damaged_messages_are_errors_and_never_panics() {
         Ask::Order { from: Gsn(7), upto: Gsn(u64::MAX) },
         Ask::Recall { ino: Ino(99) },
         Ask::ShareLocks { ino: Ino(99) },
-        Ask::Barrier,
+        QUESTION,
         Ask::Status,
         Ask::Renew { csr: vec![0; 300] },
     ];

@@ -28,6 +28,30 @@ pub enum Outcome {
     Busy,
 }
 
+/// What came of a command in its place in the order, for those who read the order later. A
+/// function of the order alone, like the outcome: every node finds the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Verdict {
+    /// It happened.
+    #[n(0)]
+    Done,
+    #[n(1)]
+    Refused(#[n(0)] Refusal),
+    /// The lock is another's; the request waits.
+    #[n(2)]
+    Waiting,
+    /// The lock is another's, and what its owner held in another mode is given up.
+    #[n(3)]
+    Busy,
+    /// It had been agreed before, under the same id: what came of it is told there.
+    #[n(4)]
+    Repeated,
+    /// It changed nothing and nobody was told anything: one before it is missing, or its node
+    /// has started anew.
+    #[n(5)]
+    Skipped,
+}
+
 /// Why a command changed nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, thiserror::Error)]
 pub enum Refusal {

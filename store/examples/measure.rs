@@ -102,7 +102,7 @@ fn apply_one(store: &Store, gsn: u64, changes: u64) {
     };
     let changes: Changes = (0..changes).map(change).collect();
     let order = OrderRecord { gsn: Gsn(gsn), lane: LANE, idx: Idx(gsn), entry: tick(gsn) };
-    store.apply(V, &changes, &header(gsn), &[order]).expect("apply");
+    store.apply(V, &changes, &header(gsn), &[order.into()]).expect("apply");
 }
 
 fn read(store: &Store) {

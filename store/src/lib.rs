@@ -34,7 +34,7 @@ pub use error::StoreError;
 pub use identity::{FORMAT_VERSION, Identity};
 pub use layout::Area;
 pub use local::LocalBatch;
-pub use order::OrderKept;
+pub use order::{AppliedRecord, OrderKept};
 pub use repair::Repaired;
 pub use store::{Options, Store};
 pub use tables::{InstallingTables, LiveTables, SnapshotTables};

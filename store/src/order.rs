@@ -1,13 +1,17 @@
 //! The agreed order, for nodes that catch up and for `fusion log`.
 
+use std::collections::BTreeMap;
+
 use engine::consensus::record::OrderRecord;
 use engine::ids::{Gsn, VolumeId};
+use engine::outcome::Verdict;
+use minicbor::Decode;
 use rocksdb::WriteBatch;
 
 use crate::database::{Database, Family, VolumeState};
 use crate::schema::{
-    Number, order_key, order_key_gsn, order_mark_gsn, order_mark_key, order_marks_prefix, seal,
-    seal_order, unseal, volume_prefix,
+    Number, OrderRow, OrderRowRef, order_key, order_key_gsn, order_mark_gsn, order_mark_key,
+    order_marks_prefix, seal, unseal, volume_prefix,
 };
 use crate::tables::state_of;
 use crate::{Store, StoreError};
@@ -36,7 +40,29 @@ impl Store {
         upto: Gsn,
         bytes_max: usize,
     ) -> Result<Vec<OrderRecord>, StoreError> {
-        let mut records: Vec<OrderRecord> = Vec::new();
+        self.read_order(volume, (from, upto), bytes_max, |record: &OrderRecord| record.gsn)
+    }
+
+    /// As [`Self::order_between`], with what came of each command.
+    pub fn order_applied(
+        &self,
+        volume: VolumeId,
+        from: Gsn,
+        upto: Gsn,
+        bytes_max: usize,
+    ) -> Result<Vec<AppliedRecord>, StoreError> {
+        let rows = self.read_order(volume, (from, upto), bytes_max, |row: &OrderRow| row.gsn)?;
+        Ok(rows.into_iter().map(AppliedRecord::from).collect())
+    }
+
+    fn read_order<R: for<'b> Decode<'b, ()>>(
+        &self,
+        volume: VolumeId,
+        (from, upto): (Gsn, Gsn),
+        bytes_max: usize,
+        gsn_of: impl Fn(&R) -> Gsn,
+    ) -> Result<Vec<R>, StoreError> {
+        let mut records: Vec<R> = Vec::new();
         let mut bytes = 0;
         let mut expected = from;
         let start = order_key(volume, from);
@@ -58,11 +84,11 @@ impl Store {
                     format!("{expected} is missing before {gsn}"),
                 ));
             }
-            let record: OrderRecord = unseal("the stored order", key, value)?;
-            if record.gsn != gsn {
+            let record: R = unseal("the stored order", key, value)?;
+            if gsn_of(&record) != gsn {
                 return Err(StoreError::damaged(
                     "the stored order",
-                    format!("the record at {gsn} says {}", record.gsn),
+                    format!("the record at {gsn} says {}", gsn_of(&record)),
                 ));
             }
             records.push(record);
@@ -159,16 +185,55 @@ pub struct OrderKept {
     pub bytes: u64,
 }
 
+/// One agreement, and what came of it when it was applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppliedRecord {
+    pub record: OrderRecord,
+    /// Of the commands that were not simply done, by their place in the agreement; `None` if
+    /// that was not kept.
+    pub verdicts: Option<BTreeMap<u32, Verdict>>,
+}
+
+impl AppliedRecord {
+    /// What came of the command at `place` of the agreement; `None` if that was not kept.
+    pub fn verdict(&self, place: u32) -> Option<Verdict> {
+        let verdicts = self.verdicts.as_ref()?;
+        Some(verdicts.get(&place).copied().unwrap_or(Verdict::Done))
+    }
+}
+
+/// Nothing is known of what came of it.
+impl From<OrderRecord> for AppliedRecord {
+    fn from(record: OrderRecord) -> AppliedRecord {
+        AppliedRecord { record, verdicts: None }
+    }
+}
+
+impl From<OrderRow> for AppliedRecord {
+    fn from(row: OrderRow) -> AppliedRecord {
+        let OrderRow { gsn, lane, idx, entry, verdicts } = row;
+        AppliedRecord { record: OrderRecord { gsn, lane, idx, entry }, verdicts }
+    }
+}
+
 /// Adds the next agreement to a batch. The caller has moved `state` on to its GSN.
 pub fn put_order(
     db: &Database,
     batch: &mut WriteBatch,
     volume: VolumeId,
     state: &mut VolumeState,
-    record: &OrderRecord,
+    applied: &AppliedRecord,
 ) {
+    let AppliedRecord { record, verdicts } = applied;
     let key = order_key(volume, record.gsn);
-    let value = seal_order(&key, record);
+    let row = OrderRowRef {
+        gsn: record.gsn,
+        lane: record.lane,
+        idx: record.idx,
+        entry: &record.entry,
+        verdicts: verdicts.as_ref(),
+    };
+    let value = seal(&key, &row);
     state.order_bytes += (key.len() + value.len()) as u64;
     batch.put_cf(db.family(Family::Order), key, value);
     if record.gsn.0.is_multiple_of(MARK_EVERY) {

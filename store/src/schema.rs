@@ -7,9 +7,12 @@
 //! A new field gets a new CBOR index and an `Option`: an old reader skips it, a new reader
 //! finds it missing in old data. A changed meaning gets a new record version.
 
+use std::collections::BTreeMap;
+
 use engine::consensus::entry::Entry;
-use engine::consensus::record::{Header, OrderRecord};
+use engine::consensus::record::Header;
 use engine::ids::{Ballot, Epoch, Gsn, Idx, LaneId, NodeId, Term, VolumeId};
+use engine::outcome::Verdict;
 use minicbor::{CborLen, Decode, Encode};
 
 use crate::StoreError;
@@ -149,9 +152,40 @@ pub fn order_key_gsn(key: &[u8]) -> Result<Gsn, StoreError> {
     })
 }
 
-/// The stored form of an agreement is the engine's own.
-pub fn seal_order(key: &[u8], record: &OrderRecord) -> Vec<u8> {
-    seal(key, record)
+/// An agreement as it is kept: the engine's own form, and behind it what came of it. A reader
+/// of the engine's form skips that.
+#[derive(Encode)]
+#[cbor(array)]
+pub struct OrderRowRef<'a> {
+    #[n(0)]
+    pub gsn: Gsn,
+    #[n(1)]
+    pub lane: LaneId,
+    #[n(2)]
+    pub idx: Idx,
+    #[n(3)]
+    pub entry: &'a Entry,
+    /// See [`OrderRow::verdicts`].
+    #[n(4)]
+    pub verdicts: Option<&'a BTreeMap<u32, Verdict>>,
+}
+
+/// What [`OrderRowRef`] wrote.
+#[derive(Decode)]
+#[cbor(array)]
+pub struct OrderRow {
+    #[n(0)]
+    pub gsn: Gsn,
+    #[n(1)]
+    pub lane: LaneId,
+    #[n(2)]
+    pub idx: Idx,
+    #[n(3)]
+    pub entry: Entry,
+    /// Of the commands that were not simply done, by their place in the agreement; `None` in a
+    /// row that was written before they were kept.
+    #[n(4)]
+    pub verdicts: Option<BTreeMap<u32, Verdict>>,
 }
 
 /// Where a volume's tables stand, and which generation of keys is the live one. In the same
@@ -269,6 +303,11 @@ pub fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use engine::consensus::entry::EntryKind;
+    use engine::consensus::record::OrderRecord;
+    use engine::ids::Ts;
+    use engine::outcome::Refusal;
+
     use super::*;
 
     const LANE: LaneId = LaneId { epoch: Epoch(1), node: NodeId(2), term: Term(3) };
@@ -287,6 +326,27 @@ mod tests {
             assert_eq!(LogKey::decode(bytes).unwrap(), *key);
             assert!(LogKey::decode(&bytes[..bytes.len() - 1]).is_err());
         }
+    }
+
+    #[test]
+    fn rows_of_the_order_are_read_with_and_without_verdicts() {
+        let entry = Entry { ts: Ts(7), kind: EntryKind::Tick };
+        let old = OrderRecord { gsn: Gsn(5), lane: LANE, idx: Idx(3), entry: entry.clone() };
+        let verdicts = BTreeMap::from([(2, Verdict::Refused(Refusal::Exists))]);
+        for verdicts in [None, Some(BTreeMap::new()), Some(verdicts)] {
+            let row = OrderRowRef {
+                gsn: old.gsn,
+                lane: old.lane,
+                idx: old.idx,
+                entry: &entry,
+                verdicts: verdicts.as_ref(),
+            };
+            let sealed = seal(b"key", &row);
+            assert_eq!(unseal::<OrderRecord>("x", b"key", &sealed).unwrap(), old);
+            assert_eq!(unseal::<OrderRow>("x", b"key", &sealed).unwrap().verdicts, verdicts);
+        }
+        let before = unseal::<OrderRow>("x", b"key", &seal(b"key", &old)).unwrap();
+        assert_eq!((before.gsn, before.entry, before.verdicts), (old.gsn, entry, None));
     }
 
     #[test]

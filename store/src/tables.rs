@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use engine::consensus::record::{Header, OrderRecord};
+use engine::consensus::record::Header;
 use engine::ids::VolumeId;
 use engine::namespace::tables::{Changes, Tables, TablesError};
 use rocksdb::{DB, ReadOptions, Snapshot, WriteBatch};
 
 use crate::database::{Database, Family, Visit, VolumeState, scan_options, visit_rows};
-use crate::order::put_order;
+use crate::order::{AppliedRecord, put_order};
 use crate::schema::{
     VolumeRecord, install_record_key, other_generation, seal, tables_prefix, unseal,
     volume_record_key,
@@ -67,15 +67,16 @@ impl Store {
         volume: VolumeId,
         changes: &Changes,
         header: &Header,
-        order: &[OrderRecord],
+        order: &[AppliedRecord],
     ) -> Result<(), StoreError> {
         let db = self.db();
         let mut state = state_of(db, volume)?;
         let mut batch = WriteBatch::default();
-        for record in order {
-            assert_eq!(record.gsn, state.gsn.next(), "agreements apply without gaps");
-            state.gsn = record.gsn;
-            put_order(db, &mut batch, volume, &mut state, record);
+        for applied in order {
+            let gsn = applied.record.gsn;
+            assert_eq!(gsn, state.gsn.next(), "agreements apply without gaps");
+            state.gsn = gsn;
+            put_order(db, &mut batch, volume, &mut state, applied);
         }
         assert_eq!(header.gsn, state.gsn, "the header describes the last applied agreement");
         put_changes(db, &mut batch, volume, state.generation, changes);

@@ -1,12 +1,14 @@
 //! Tables, order, log, local tables and checkpoints of one store, over its public API.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use engine::consensus::entry::{Entry, EntryKind};
 use engine::consensus::record::{Header, LogRecord, OrderRecord};
 use engine::ids::{Ballot, Epoch, Gsn, Idx, LaneId, NodeId, Term, Ts, VolumeId};
 use engine::namespace::tables::{Changes, Tables};
-use store::{CheckpointSegment, Identity, LocalBatch, Options, Store, StoreError};
+use engine::outcome::{Refusal, Verdict};
+use store::{AppliedRecord, CheckpointSegment, Identity, LocalBatch, Options, Store, StoreError};
 
 const V: VolumeId = VolumeId(1);
 const LANE: LaneId = LaneId { epoch: Epoch(1), node: NodeId(1), term: Term(0) };
@@ -51,7 +53,9 @@ fn apply_is_seen_live_and_not_in_an_older_snapshot() {
     store.initialize(V, &changes(&[("a", Some("1")), ("b", Some("2"))]), &header(0)).unwrap();
     let live = store.tables(V);
     let before = store.snapshot(V).unwrap();
-    store.apply(V, &changes(&[("a", None), ("c", Some("3"))]), &header(1), &[tick(1)]).unwrap();
+    store
+        .apply(V, &changes(&[("a", None), ("c", Some("3"))]), &header(1), &[tick(1).into()])
+        .unwrap();
 
     assert_eq!(live.get(b"a").unwrap(), None);
     assert_eq!(keys(&live, "", ""), ["b", "c"]);
@@ -113,7 +117,7 @@ fn a_gap_in_the_order_is_our_bug() {
     let dir = tempfile::tempdir().unwrap();
     let store = create(dir.path());
     store.initialize(V, &Changes::new(), &header(0)).unwrap();
-    let _ = store.apply(V, &Changes::new(), &header(2), &[tick(2)]);
+    let _ = store.apply(V, &Changes::new(), &header(2), &[tick(2).into()]);
 }
 
 #[test]
@@ -123,7 +127,7 @@ fn order_is_read_in_pieces_and_truncated() {
     store.initialize(V, &Changes::new(), &header(0)).unwrap();
     assert_eq!(store.order_range(V).unwrap(), None);
     for gsn in 1..=10 {
-        store.apply(V, &Changes::new(), &header(gsn), &[tick(gsn)]).unwrap();
+        store.apply(V, &Changes::new(), &header(gsn), &[tick(gsn).into()]).unwrap();
     }
     let gsns = |from, bytes| {
         let records = store.order(V, Gsn(from), bytes).unwrap();
@@ -132,10 +136,18 @@ fn order_is_read_in_pieces_and_truncated() {
     assert_eq!(gsns(1, usize::MAX), (1..=10).collect::<Vec<_>>());
     assert_eq!(gsns(4, 0), [4]);
     assert_eq!(gsns(11, usize::MAX), [0; 0]);
+    let refused = BTreeMap::from([(1, Verdict::Refused(Refusal::Exists))]);
+    let applied = AppliedRecord { record: tick(11), verdicts: Some(refused) };
+    store.apply(V, &Changes::new(), &header(11), std::slice::from_ref(&applied)).unwrap();
+    let read = store.order_applied(V, Gsn(10), Gsn(11), usize::MAX).unwrap();
+    assert_eq!(read, [tick(10).into(), applied]);
+    let verdicts = [0, 1].map(|place| read[1].verdict(place));
+    assert_eq!(verdicts, [Some(Verdict::Done), Some(Verdict::Refused(Refusal::Exists))]);
+    assert_eq!(read[0].verdict(0), None);
     store.truncate_order(V, Gsn(5)).unwrap();
-    assert_eq!(store.order_range(V).unwrap(), Some((Gsn(5), Gsn(10))));
+    assert_eq!(store.order_range(V).unwrap(), Some((Gsn(5), Gsn(11))));
     assert_eq!(gsns(4, usize::MAX), [0; 0]);
-    assert_eq!(gsns(9, usize::MAX), [9, 10]);
+    assert_eq!(gsns(9, usize::MAX), [9, 10, 11]);
 }
 
 #[test]
@@ -145,7 +157,7 @@ fn the_order_is_cut_by_bytes_and_its_space_is_given_back() {
     store.initialize(V, &Changes::new(), &header(0)).unwrap();
     let apply = |from: u64, to: u64| {
         for gsn in from..=to {
-            store.apply(V, &Changes::new(), &header(gsn), &[tick(gsn)]).unwrap();
+            store.apply(V, &Changes::new(), &header(gsn), &[tick(gsn).into()]).unwrap();
         }
     };
     apply(1, 3000);
@@ -261,7 +273,7 @@ fn pair(dir: &Path, count: usize) -> (Store, Store) {
     }
     from.initialize(V, &many, &header(9)).unwrap();
     to.initialize(V, &changes(&[("old", Some("1"))]), &header(0)).unwrap();
-    to.apply(V, &Changes::new(), &header(1), &[tick(1)]).unwrap();
+    to.apply(V, &Changes::new(), &header(1), &[tick(1).into()]).unwrap();
     (from, to)
 }
 
@@ -271,7 +283,7 @@ fn checkpoint_goes_over_in_segments_and_replaces_the_tables_at_once() {
     let (from, to) = pair(dir.path(), 3000);
     let reader = from.export_checkpoint(V).unwrap();
     // What is applied later is not sent.
-    from.apply(V, &changes(&[("later", Some("1"))]), &header(10), &[tick(10)]).unwrap();
+    from.apply(V, &changes(&[("later", Some("1"))]), &header(10), &[tick(10).into()]).unwrap();
 
     let mut install = to.begin_install(V, reader.header()).unwrap();
     let mut segments = 0;
@@ -289,7 +301,7 @@ fn checkpoint_goes_over_in_segments_and_replaces_the_tables_at_once() {
     assert_eq!(keys(&to.tables(V), "", ""), keys(&reader_tables(&from), "key", ""));
     assert_eq!(keys(&old, "", ""), ["old"]);
     assert_eq!(to.order_range(V).unwrap(), None);
-    to.apply(V, &changes(&[("later", Some("1"))]), &header(10), &[tick(10)]).unwrap();
+    to.apply(V, &changes(&[("later", Some("1"))]), &header(10), &[tick(10).into()]).unwrap();
     to.sync().unwrap();
     drop((to, old));
 
@@ -318,7 +330,7 @@ fn interrupted_install_goes_on_after_a_restart_and_another_begins_anew() {
     let install = to.begin_install(V, reader.header()).unwrap();
     assert_eq!(install.resume_after(), Some(&after[..]));
 
-    from.apply(V, &changes(&[("later", Some("1"))]), &header(10), &[tick(10)]).unwrap();
+    from.apply(V, &changes(&[("later", Some("1"))]), &header(10), &[tick(10).into()]).unwrap();
     let newer = from.export_checkpoint(V).unwrap();
     let mut install = to.begin_install(V, newer.header()).unwrap();
     assert_eq!(install.resume_after(), None);

@@ -7,7 +7,7 @@ use super::tables::{Overlay, Tables, TablesError};
 use crate::command::{Command, Name, Op};
 use crate::ids::{Gsn, Ino, NodeId, Version};
 use crate::locks::{FileLocks, LockOwner};
-use crate::outcome::{Outcome, Refusal};
+use crate::outcome::{Outcome, Refusal, Verdict};
 
 /// What applying a command did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,19 @@ pub struct Applied {
     pub fresh: bool,
     /// What may be cached somewhere and has changed. Empty unless `fresh`.
     pub touched: Vec<Touched>,
+}
+
+impl Applied {
+    pub fn verdict(&self) -> Verdict {
+        match self.outcome {
+            None => Verdict::Skipped,
+            Some(_) if !self.fresh => Verdict::Repeated,
+            Some(Outcome::Refused(refusal)) => Verdict::Refused(refusal),
+            Some(Outcome::Waiting) => Verdict::Waiting,
+            Some(Outcome::Busy) => Verdict::Busy,
+            Some(Outcome::Done | Outcome::Made { .. } | Outcome::Published(_)) => Verdict::Done,
+        }
+    }
 }
 
 /// Something that applying a command changed: what the kernel may have cached, or what a part

@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Method, Request};
+use axum::http::{Method, Request, Response};
 use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 
 use super::control::{
     ControlError, LogQuery, MountRequest, QuotaRequest, UnmountRequest, WaitQuery,
@@ -53,12 +55,45 @@ impl Client {
         self.ask(Method::GET, "/v1/status", &()).await
     }
 
-    pub async fn log(&self, query: LogQuery) -> Result<Vec<LogEntry>, ControlError> {
-        let mut path = format!("/v1/log?from={}&limit={}", query.from, query.limit);
-        if let Some(wait) = query.wait_ms {
-            path.push_str(&format!("&wait_ms={wait}"));
+    pub async fn log(&self, query: &LogQuery) -> Result<Vec<LogEntry>, ControlError> {
+        self.ask(Method::GET, &format!("/v1/log?{}", log_query(query)), &()).await
+    }
+
+    /// Gives each agreement to `each` as it comes, as a line of JSON, for as long as the daemon
+    /// lives.
+    ///
+    /// # Errors
+    /// `NoDaemon` when it goes away, `Gone` when what comes next is not kept any more.
+    pub async fn follow_log(
+        &self,
+        query: &LogQuery,
+        mut each: impl FnMut(&[u8]) -> Result<(), ControlError>,
+    ) -> Result<(), ControlError> {
+        let path = format!("/v1/log/follow?{}", log_query(query));
+        let (response, driver) = self.within(self.send(Method::GET, &path, &())).await?;
+        if !response.status().is_success() {
+            return self.answer::<()>(response).await;
         }
-        self.ask(Method::GET, &path, &()).await
+        let mut body = response.into_body();
+        let mut line = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.broken(&error))?;
+            for piece in frame
+                .data_ref()
+                .into_iter()
+                .flat_map(|data| data.split_inclusive(|byte| *byte == b'\n'))
+            {
+                line.extend_from_slice(piece);
+                let Some(whole) = line.strip_suffix(b"\n") else { continue };
+                if let Ok(Last { error }) = serde_json::from_slice(whole) {
+                    return Err(error);
+                }
+                each(whole)?;
+                line.clear();
+            }
+        }
+        driver.abort();
+        Err(self.broken(&"it closed the connection"))
     }
 
     /// `path` from the volume's root.
@@ -139,7 +174,20 @@ impl Client {
         path: &str,
         request: &Q,
     ) -> Result<T, ControlError> {
-        let exchange = self.exchange(method, path, request);
+        self.within(async {
+            let (response, driver) = self.send(method, path, request).await?;
+            let answer = self.answer(response).await;
+            driver.abort();
+            answer
+        })
+        .await
+    }
+
+    /// As long as this client has patience.
+    async fn within<T>(
+        &self,
+        exchange: impl Future<Output = Result<T, ControlError>>,
+    ) -> Result<T, ControlError> {
         tokio::time::timeout(self.timeout, exchange).await.unwrap_or_else(|_| {
             Err(ControlError::timeout(format!(
                 "no answer from {} within {} s",
@@ -150,24 +198,17 @@ impl Client {
         })
     }
 
-    async fn exchange<Q: Serialize, T: DeserializeOwned>(
+    async fn send<Q: Serialize>(
         &self,
         method: Method,
         path: &str,
         request: &Q,
-    ) -> Result<T, ControlError> {
+    ) -> Result<(Response<Incoming>, JoinHandle<hyper::Result<()>>), ControlError> {
         let stream =
             socket::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
-        let broken = |error: &dyn std::error::Error| {
-            ControlError::no_daemon(format!(
-                "the daemon at {} went away: {error}",
-                self.socket.display()
-            ))
-            .hint("look at its log: journalctl -u 'fusion*', or the demo's log directory")
-        };
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| broken(&error))?;
+            .map_err(|error| self.broken(&error))?;
         let driver = tokio::spawn(connection);
         let body = serde_json::to_vec(request).expect("requests have JSON forms");
         let request = Request::builder()
@@ -177,14 +218,20 @@ impl Client {
             .header("content-type", "application/json")
             .body(Body::from(body))
             .expect("paths are encoded");
-        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+        let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
+        Ok((response, driver))
+    }
+
+    async fn answer<T: DeserializeOwned>(
+        &self,
+        response: Response<Incoming>,
+    ) -> Result<T, ControlError> {
         let status = response.status();
         let bytes = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
             .collect()
             .await
-            .map_err(|error| broken(&*error))?
+            .map_err(|error| self.broken(&error))?
             .to_bytes();
-        driver.abort();
         let unreadable = |error: serde_json::Error| {
             ControlError::failed(format!("the daemon's answer ({status}) cannot be read: {error}"))
                 .hint("the daemon and this program may be of different versions: `fusion version`")
@@ -194,6 +241,14 @@ impl Client {
         } else {
             Err(serde_json::from_slice::<ControlError>(&bytes).map_err(unreadable)?)
         }
+    }
+
+    fn broken(&self, error: &dyn std::fmt::Display) -> ControlError {
+        ControlError::no_daemon(format!(
+            "the daemon at {} went away: {error}",
+            self.socket.display()
+        ))
+        .hint("look at its log: journalctl -u 'fusion*', or the demo's log directory")
     }
 
     fn unreachable(&self, error: &std::io::Error) -> ControlError {
@@ -207,6 +262,25 @@ impl Client {
                 .hint("start one: systemctl start fusion, or `fusion serve --store DIR`"),
         }
     }
+}
+
+/// The last line of a stream that ends.
+#[derive(Deserialize)]
+struct Last {
+    error: ControlError,
+}
+
+fn log_query(query: &LogQuery) -> String {
+    let LogQuery { from, limit, wait_ms, volume, changes, node, zone, uid, path } = query;
+    let mut text = format!("from={from}&limit={limit}&changes={changes}");
+    let numbers = [("wait_ms", *wait_ms), ("uid", uid.map(u64::from))];
+    for (key, value) in numbers {
+        text.extend(value.map(|value| format!("&{key}={value}")));
+    }
+    for (key, value) in [("volume", volume), ("node", node), ("zone", zone), ("path", path)] {
+        text.extend(value.as_ref().map(|value| format!("&{key}={}", percent_encode(value))));
+    }
+    text
 }
 
 /// Encodes everything but unreserved characters (RFC 3986, 2.3).

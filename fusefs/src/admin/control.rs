@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::report::{
@@ -30,8 +31,16 @@ pub trait Control: Send + Sync + 'static {
     /// Reads the agreed order.
     ///
     /// # Errors
-    /// `Failed` with a hint when `from` is older than what this node has kept.
+    /// `Gone` when `from` is older than what this node has kept; the message names the oldest
+    /// that it has.
     fn log(&self, query: LogQuery) -> Reply<'_, Vec<LogEntry>>;
+
+    /// Follows the agreed order from `from` on (0 = from now on), whatever `limit` and `wait_ms`
+    /// say. As many may follow at once as there is room for, each at its own place.
+    ///
+    /// # Errors
+    /// As for [`Self::log`]; `Refused` when too many follow already.
+    fn follow_log(&self, query: LogQuery) -> Reply<'_, Box<dyn LogFollower>>;
 
     /// Says who holds the newest version of the file at `path`: from the volume's root, with
     /// or without a leading slash.
@@ -84,15 +93,56 @@ pub trait Control: Send + Sync + 'static {
     fn stopped(&self) -> Reply<'_, ()>;
 }
 
-/// Which part of the order to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One reader's place in the agreed order.
+pub trait LogFollower: Send {
+    /// Waits for the next agreements that the query asks for: [`LogEntry`]s as JSON, one on a
+    /// line. What was given once is not kept: who needs it again follows from there.
+    ///
+    /// # Errors
+    /// `Gone` when the reader is so slow that the next one is not kept any more, `NoDaemon`
+    /// when the node stops.
+    fn next(&mut self) -> Reply<'_, Bytes>;
+}
+
+/// Which part of the order to read. The filters together say which commands count; an
+/// agreement in which none does is left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct LogQuery {
     /// The first GSN; 0 = the newest `limit` entries.
     pub from: u64,
-    /// Entries at most.
+    /// Agreements to look at, at most.
     pub limit: usize,
-    /// Wait until there is at least one entry, at most this long; `None` answers at once.
+    /// Wait until there is at least one, at most this long; `None` answers at once.
     pub wait_ms: Option<u64>,
+    /// The volume's name; absent = the root volume.
+    pub volume: Option<String>,
+    /// Leave out agreements without commands, unless they change the ring.
+    pub changes: bool,
+    /// Only commands of this node.
+    pub node: Option<String>,
+    /// Only commands of nodes of this zone.
+    pub zone: Option<String>,
+    /// Only commands of this user.
+    pub uid: Option<u32>,
+    /// Only commands that name this path, from the volume's root, or what is there now.
+    pub path: Option<String>,
+}
+
+impl Default for LogQuery {
+    fn default() -> LogQuery {
+        LogQuery {
+            from: 0,
+            limit: 1000,
+            wait_ms: None,
+            volume: None,
+            changes: false,
+            node: None,
+            zone: None,
+            uid: None,
+            path: None,
+        }
+    }
 }
 
 /// What to wait for, and where: this node unless `zone` or `all` says otherwise.
@@ -188,6 +238,8 @@ pub enum FailureKind {
     Timeout,
     /// By policy, by the missing quorum, or because something is in use.
     Refused,
+    /// It was there, and is not kept any more.
+    Gone,
     /// The database is not to be believed: the next start of the daemon repairs it.
     Damaged,
 }
@@ -196,7 +248,7 @@ impl FailureKind {
     /// The exit code of `fusion`, as `docs/OPERATIONS.md` lists them.
     pub fn exit_code(self) -> u8 {
         match self {
-            FailureKind::Failed | FailureKind::Damaged => 1,
+            FailureKind::Failed | FailureKind::Gone | FailureKind::Damaged => 1,
             FailureKind::Usage => 2,
             FailureKind::Degraded => 3,
             FailureKind::NoDaemon => 4,

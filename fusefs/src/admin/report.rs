@@ -237,12 +237,47 @@ pub struct LogEntry {
 pub struct LogCommand {
     /// The node that proposed it.
     pub node: String,
+    pub zone: String,
     pub boot: u64,
     pub seq: u64,
+    /// Whose operation it is; 0 for the daemon's own.
+    pub uid: u32,
+    pub gid: u32,
+    /// When it happened, by that node's clock: seconds since 1970.
+    pub time: f64,
     /// The operation's name, as in `rename`.
     pub op: String,
+    #[serde(flatten)]
+    pub subject: LogSubject,
     /// Its arguments, as in `i1/a -> i1/b`.
     pub detail: String,
+    /// `ok`; the name of the errno that its caller got, as in `EEXIST`; `waiting` or `busy` (a
+    /// lock that is another's); `repeated` (it was agreed before and counted there); `skipped`
+    /// (it changed nothing and nobody waits for it); `unknown` (not kept).
+    pub outcome: String,
+    /// Why it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The inodes and names that a command carries. A name has `\\`, `\n` and `\xNN` where its
+/// bytes are a backslash, control characters or no UTF-8.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogSubject {
+    /// The inode that is changed or made, where the command says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ino: Option<u64>,
+    /// The directory of `name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Where a rename goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to_parent: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to_name: Option<String>,
 }
 
 /// Where the newest version of a file is.

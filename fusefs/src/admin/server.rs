@@ -4,7 +4,8 @@
 //! |---|---|
 //! | GET /v1/identity | `Identity` |
 //! | GET /v1/status | `Status` |
-//! | GET /v1/log?from&limit&wait_ms | `[LogEntry]` |
+//! | GET /v1/log?from&limit&wait_ms&.. | `[LogEntry]`; see `LogQuery` |
+//! | GET /v1/log/follow?from&.. | `LogEntry`, each on a line, as they come; at last `{"error": ControlError}` |
 //! | GET /v1/where?path | `WhereReport` |
 //! | GET, POST /v1/tokens | `[TokenReport]`, `TokenCreated` |
 //! | DELETE /v1/tokens/{id} | nothing |
@@ -19,17 +20,21 @@
 //! Quotas are changed by root, or by whoever runs the daemon; everything else by whoever may
 //! open the socket. A failure is a `ControlError` with a 4xx or 5xx status.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
+use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
@@ -91,6 +96,7 @@ fn routes(control: Arc<dyn Control>) -> Router {
         .route("/v1/identity", get(async |State(c): Shared| Json(c.identity())))
         .route("/v1/status", get(async |State(c): Shared| answer(c.status()).await))
         .route("/v1/log", get(read_log))
+        .route("/v1/log/follow", get(follow_log))
         .route("/v1/where", get(where_path))
         .route("/v1/tokens", get(async |State(c): Shared| answer(c.list_tokens()).await))
         .route("/v1/tokens", post(create_token))
@@ -118,6 +124,25 @@ async fn read_log(State(control): Shared, Query(mut query): Query<LogQuery>) -> 
     query.limit = query.limit.min(LOG_LIMIT_MAX);
     query.wait_ms = query.wait_ms.map(|wait| wait.min(LOG_WAIT_MAX_MS));
     answer(control.log(query)).await
+}
+
+/// Nothing is read before the client has taken what was read last.
+async fn follow_log(State(control): Shared, Query(query): Query<LogQuery>) -> Response {
+    let follower = match control.follow_log(query).await {
+        Ok(follower) => follower,
+        Err(error) => return Failure(error).into_response(),
+    };
+    let lines = stream::unfold(Some(follower), async |follower| {
+        let mut follower = follower?;
+        match follower.next().await {
+            Ok(lines) => Some((Ok::<_, Infallible>(lines), Some(follower))),
+            Err(error) => {
+                let last = serde_json::json!({ "error": error });
+                Some((Ok(format!("{last}\n").into()), None))
+            }
+        }
+    });
+    ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
 }
 
 async fn where_path(State(control): Shared, Query(query): Query<WhereQuery>) -> Response {
@@ -210,6 +235,7 @@ impl IntoResponse for Failure {
         let status = match self.0.kind {
             FailureKind::Usage => StatusCode::BAD_REQUEST,
             FailureKind::Refused => StatusCode::CONFLICT,
+            FailureKind::Gone => StatusCode::GONE,
             FailureKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
             FailureKind::Degraded | FailureKind::NoDaemon => StatusCode::SERVICE_UNAVAILABLE,
             FailureKind::Failed | FailureKind::Damaged => StatusCode::INTERNAL_SERVER_ERROR,

@@ -1,10 +1,15 @@
 //! `fusion log`: the agreed order, readable.
 
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
+use serde::Deserialize;
 
 use super::{Exit, Globals, find, output};
 use crate::admin::client::Client;
-use crate::admin::control::{ControlError, LogQuery};
+use crate::admin::control::{ControlError, FailureKind, LogQuery};
 use crate::admin::report::LogEntry;
 
 #[derive(Subcommand)]
@@ -19,7 +24,8 @@ pub enum LogVerb {
 #[command(after_help = "Examples:\n  \
     fusion log show                     # the newest 50\n  \
     fusion log show --from 1 --limit 10\n  \
-    fusion log show --json | jq -r 'select(.kind==\"commands\") | .commands[].op'")]
+    fusion log show --path /srv/tree/report.pdf --from 1\n  \
+    fusion log show --json | jq -r '.commands[] | select(.outcome != \"ok\") | .op'")]
 pub struct ShowArgs {
     /// The first agreement; the newest ones if not given
     #[arg(long, value_name = "GSN")]
@@ -27,100 +33,209 @@ pub struct ShowArgs {
     /// Agreements at most
     #[arg(long, default_value_t = 50)]
     limit: usize,
-    /// Also those without commands that change the tree
-    #[arg(long)]
-    all: bool,
+    #[command(flatten)]
+    filter: FilterArgs,
 }
 
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     fusion log follow\n  \
-    fusion log follow --from 1 --json")]
+    fusion log follow --from 1 --all --json --retry\n  \
+    fusion log follow --zone paris --path /srv/tree/report.pdf\n\n\
+    Ends with 4 when the daemon goes away. Whoever notes the GSN of the last line goes on with\n\
+    --from and the next one, at this node or at any other that keeps it.")]
 pub struct FollowArgs {
     /// The first agreement; from now on if not given
     #[arg(long, value_name = "GSN")]
     from: Option<u64>,
-    /// Also those without commands that change the tree
+    /// Go on by itself when the daemon is back
+    #[arg(long)]
+    retry: bool,
+    #[command(flatten)]
+    filter: FilterArgs,
+}
+
+#[derive(Args)]
+struct FilterArgs {
+    /// Also those without commands
     #[arg(long)]
     all: bool,
+    /// Only commands of this node
+    #[arg(long)]
+    node: Option<String>,
+    /// Only commands of nodes of this zone
+    #[arg(long)]
+    zone: Option<String>,
+    /// Only commands of this user
+    #[arg(long, value_name = "NUMBER")]
+    uid: Option<u32>,
+    /// Only commands that name this path in a mounted tree, or the file that is there now
+    #[arg(long)]
+    path: Option<PathBuf>,
+    /// The order of this volume; the root volume's if not given
+    #[arg(long, value_name = "NAME")]
+    volume: Option<String>,
 }
 
 /// Agreements asked for at once.
 const PAGE: usize = 1000;
-/// A follower asks again after so long without news.
-const WAIT_MS: u64 = 20_000;
+/// A daemon that went away is looked for so often.
+const RETRY_EVERY: Duration = Duration::from_millis(500);
 
 impl LogVerb {
     pub async fn run(self, globals: &Globals) -> Result<Exit, ControlError> {
-        let client = find::daemon(globals).await?;
         match self {
-            LogVerb::Show(args) => show(globals, &client, &args).await,
-            LogVerb::Follow(args) => follow(globals, &client, &args).await,
+            LogVerb::Show(args) => show(globals, args).await,
+            LogVerb::Follow(args) => follow(globals, args).await,
         }
     }
 }
 
-async fn show(globals: &Globals, client: &Client, args: &ShowArgs) -> Result<Exit, ControlError> {
-    let mut from = args.from.unwrap_or(0);
+impl FilterArgs {
+    /// Whom to ask, and for what.
+    async fn query(self, globals: &Globals) -> Result<(Client, LogQuery), ControlError> {
+        let (client, path) = match &self.path {
+            Some(path) => {
+                let located = find::daemon_of_path(globals, path).await?;
+                (located.client, Some(located.path))
+            }
+            None => (find::daemon(globals).await?, None),
+        };
+        let query = LogQuery {
+            changes: !self.all,
+            node: self.node,
+            zone: self.zone,
+            uid: self.uid,
+            volume: self.volume,
+            path,
+            ..LogQuery::default()
+        };
+        Ok((client, query))
+    }
+}
+
+async fn show(globals: &Globals, args: ShowArgs) -> Result<Exit, ControlError> {
+    let (client, mut query) = args.filter.query(globals).await?;
+    let mut columns = Columns::default();
     let mut left = args.limit;
+    query.from = args.from.unwrap_or(0);
     while left > 0 {
-        let limit = left.min(PAGE);
-        let entries = client.log(LogQuery { from, limit, wait_ms: None }).await?;
+        query.limit = left.min(PAGE);
+        let entries = client.log(&query).await?;
         for entry in &entries {
-            print(globals, entry, args.all);
+            match globals.json {
+                true => output::print_json_line(entry),
+                false => columns.print(entry),
+            }
         }
         let Some(last) = entries.last() else { break };
-        // With `from` 0 the answer is the newest page, and there is nothing after it.
-        if args.from.is_none() || entries.len() < limit {
-            break;
-        }
-        from = last.gsn + 1;
-        left -= entries.len();
+        query.from = last.gsn + 1;
+        left = left.saturating_sub(entries.len());
     }
     Ok(Exit::Ok)
 }
 
-async fn follow(
-    globals: &Globals,
-    client: &Client,
-    args: &FollowArgs,
-) -> Result<Exit, ControlError> {
-    let client =
-        client.with_timeout(globals.patience() + std::time::Duration::from_millis(WAIT_MS));
-    let mut from = match args.from {
+async fn follow(globals: &Globals, args: FollowArgs) -> Result<Exit, ControlError> {
+    let (client, mut query) = args.filter.query(globals).await?;
+    let mut columns = Columns::default();
+    query.from = match args.from {
         Some(from) => from.max(1),
         None => {
-            let newest = client.log(LogQuery { from: 0, limit: 1, wait_ms: None }).await?;
-            newest.last().map_or(1, |entry| entry.gsn + 1)
+            let newest = LogQuery { limit: 1, volume: query.volume.clone(), ..LogQuery::default() };
+            client.log(&newest).await?.last().map_or(1, |entry| entry.gsn + 1)
         }
     };
+    let mut told = false;
     loop {
-        let query = LogQuery { from, limit: PAGE, wait_ms: Some(WAIT_MS) };
-        for entry in client.log(query).await? {
-            print(globals, &entry, args.all);
-            from = entry.gsn + 1;
+        let mut next = query.from;
+        let each = |line: &[u8]| {
+            next = match globals.json {
+                true => print_line(line)?,
+                false => {
+                    let entry: LogEntry = parse(line)?;
+                    columns.print(&entry);
+                    entry.gsn + 1
+                }
+            };
+            told = false;
+            Ok(())
+        };
+        let Err(error) = client.follow_log(&query, each).await else { continue };
+        query.from = next;
+        if error.kind != FailureKind::NoDaemon || !args.retry {
+            return Err(match error.kind {
+                FailureKind::NoDaemon => error.hint(format!("go on with --from {next}")),
+                _ => error,
+            });
         }
+        if !told && !globals.quiet {
+            eprintln!("fusion: {}; going on when it is back", error.message);
+        }
+        told = true;
+        tokio::time::sleep(RETRY_EVERY).await;
     }
 }
 
-fn print(globals: &Globals, entry: &LogEntry, all: bool) {
-    let changes_nothing = entry.commands.is_empty() && entry.kind != "reconfigure";
-    if changes_nothing && !all {
-        return;
+/// Hands a line on as it came; gives the GSN after it.
+fn print_line(line: &[u8]) -> Result<u64, ControlError> {
+    #[derive(Deserialize)]
+    struct Place {
+        gsn: u64,
     }
-    if globals.json {
-        output::print_json_line(entry);
-        return;
+    let place: Place = parse(line)?;
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout.write_all(line).and_then(|()| stdout.write_all(b"\n"));
+    written.map_err(|error| ControlError::failed(format!("cannot write: {error}")))?;
+    Ok(place.gsn + 1)
+}
+
+fn parse<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, ControlError> {
+    serde_json::from_slice(line).map_err(|error| {
+        ControlError::failed(format!("the daemon's answer cannot be read: {error}"))
+            .hint("the daemon and this program may be of different versions: `fusion version`")
+    })
+}
+
+/// Columns that line up as well as lines allow that are printed as they come: each is as wide
+/// as the widest so far.
+#[derive(Default)]
+struct Columns {
+    widths: [usize; 6],
+}
+
+impl Columns {
+    fn print(&mut self, entry: &LogEntry) {
+        let (gsn, time) = (entry.gsn.to_string(), utc(entry.time));
+        if entry.commands.is_empty() {
+            let cells = [gsn, time, entry.lane.clone(), "-".into(), entry.kind.clone(), "-".into()];
+            return println!("{}", self.line(&cells, &entry.note));
+        }
+        for command in &entry.commands {
+            let who = format!("{}:{}", command.uid, command.gid);
+            let cells = [
+                gsn.clone(),
+                time.clone(),
+                format!("{}/{}", command.zone, command.node),
+                who,
+                command.op.clone(),
+                command.outcome.clone(),
+            ];
+            let reason = command.reason.as_ref().map(|reason| format!("  ({reason})"));
+            let detail = format!("{}{}", command.detail, reason.unwrap_or_default());
+            println!("{}", self.line(&cells, &detail));
+        }
     }
-    let time = utc(entry.time);
-    if entry.commands.is_empty() {
-        println!("{:>8}  {time}  {:<8} {:<16} {}", entry.gsn, entry.lane, entry.kind, entry.note);
-    }
-    for command in &entry.commands {
-        println!(
-            "{:>8}  {time}  {:<8} {:<16} {}",
-            entry.gsn, command.node, command.op, command.detail
-        );
+
+    fn line(&mut self, cells: &[String; 6], rest: &str) -> String {
+        let mut line = String::new();
+        for (width, cell) in self.widths.iter_mut().zip(cells) {
+            *width = (*width).max(cell.chars().count());
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', *width - cell.chars().count() + 2));
+        }
+        line.push_str(rest);
+        line.truncate(line.trim_end().len());
+        line
     }
 }
 
@@ -159,5 +274,16 @@ mod tests {
         assert_eq!(utc(951_782_400.5), "2000-02-29 00:00:00.500");
         assert_eq!(utc(1_772_323_199.0), "2026-02-28 23:59:59.000");
         assert_eq!(utc(-1.0), "1969-12-31 23:59:59.000");
+    }
+    #[test]
+    fn columns_grow_with_what_comes() {
+        let cells = |texts: [&str; 6]| texts.map(str::to_owned);
+        let mut columns = Columns::default();
+        let narrow = columns.line(&cells(["9", "t", "z1", "0:0", "mkdir", "ok"]), "i1/a");
+        assert_eq!(narrow, "9  t  z1  0:0  mkdir  ok  i1/a");
+        let wide = columns.line(&cells(["10", "t", "z1", "0:0", "create", "EEXIST"]), "i1/a");
+        assert_eq!(wide, "10  t  z1  0:0  create  EEXIST  i1/a");
+        let after = columns.line(&cells(["11", "t", "z1", "0:0", "mkdir", "ok"]), "");
+        assert_eq!(after, "11  t  z1  0:0  mkdir   ok");
     }
 }

@@ -41,6 +41,7 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
                 FailureKind::Usage => WRONG_USE,
                 FailureKind::NoDaemon => SYSTEM_ERROR,
                 FailureKind::Failed
+                | FailureKind::Gone
                 | FailureKind::Degraded
                 | FailureKind::Timeout
                 | FailureKind::Damaged

@@ -35,34 +35,50 @@ pub fn errno(error: &FsError) -> Errno {
 }
 
 fn of_refusal(refusal: &Refusal) -> Errno {
+    named(refusal).0
+}
+
+/// The name of what a caller of the mount gets for a refusal, as in `ENOENT`.
+pub fn name(refusal: &Refusal) -> &'static str {
+    named(refusal).1
+}
+
+/// An errno and its name.
+macro_rules! named {
+    ($name:ident) => {
+        (Errno::$name, stringify!($name))
+    };
+}
+
+fn named(refusal: &Refusal) -> (Errno, &'static str) {
     match refusal {
-        Refusal::NotFound => Errno::ENOENT,
-        Refusal::Exists => Errno::EEXIST,
-        Refusal::NotDirectory => Errno::ENOTDIR,
-        Refusal::IsDirectory => Errno::EISDIR,
-        Refusal::NotEmpty => Errno::ENOTEMPTY,
-        Refusal::NotPermitted => Errno::EPERM,
-        Refusal::Denied => Errno::EACCES,
-        Refusal::TooManyLinks => Errno::EMLINK,
-        Refusal::Invalid => Errno::EINVAL,
-        Refusal::NoAttribute => Errno::NO_XATTR,
+        Refusal::NotFound => named!(ENOENT),
+        Refusal::Exists => named!(EEXIST),
+        Refusal::NotDirectory => named!(ENOTDIR),
+        Refusal::IsDirectory => named!(EISDIR),
+        Refusal::NotEmpty => named!(ENOTEMPTY),
+        Refusal::NotPermitted => named!(EPERM),
+        Refusal::Denied => named!(EACCES),
+        Refusal::TooManyLinks => named!(EMLINK),
+        Refusal::Invalid => named!(EINVAL),
+        Refusal::NoAttribute => (Errno::NO_XATTR, "ENODATA"),
         // As ext4 for a value that does not fit.
-        Refusal::AttributeTooLarge => Errno::ENOSPC,
-        Refusal::FileTooLarge => Errno::EFBIG,
+        Refusal::AttributeTooLarge => named!(ENOSPC),
+        Refusal::FileTooLarge => named!(EFBIG),
         // These are answered inside the daemon; should one get here, the caller may retry.
-        Refusal::Superseded(_) | Refusal::TokenHeld(_) => Errno::EAGAIN,
+        Refusal::Superseded(_) | Refusal::TokenHeld(_) => named!(EAGAIN),
         // Not for callers of the mount: our bug if they see it.
-        Refusal::IdInUse | Refusal::BadJoinToken | Refusal::OldBoot => Errno::EIO,
-        Refusal::NoSpace => Errno::ENOSPC,
-        Refusal::Locked => Errno::EAGAIN,
-        Refusal::Deadlock => Errno::EDEADLK,
+        Refusal::IdInUse | Refusal::BadJoinToken | Refusal::OldBoot => named!(EIO),
+        Refusal::NoSpace => named!(ENOSPC),
+        Refusal::Locked => named!(EAGAIN),
+        Refusal::Deadlock => named!(EDEADLK),
         // fcntl(2) names both: a full table, and a failed protocol to other machines.
-        Refusal::TooManyLocks | Refusal::LocksKept(_) => Errno::ENOLCK,
+        Refusal::TooManyLocks | Refusal::LocksKept(_) => named!(ENOLCK),
         // The kernel looks again, as for `FsError::Overtaken`.
-        Refusal::Overtaken => Errno::ESTALE,
-        Refusal::QuotaExceeded => Errno::EDQUOT,
+        Refusal::Overtaken => named!(ESTALE),
+        Refusal::QuotaExceeded => named!(EDQUOT),
         // As XFS and ext4 between projects: mv copies then.
-        Refusal::CrossesQuota => Errno::EXDEV,
+        Refusal::CrossesQuota => named!(EXDEV),
     }
 }
 

@@ -14,7 +14,7 @@ mod adapter;
 mod calls;
 mod device;
 mod entry;
-mod errno;
+pub mod errno;
 mod invalidate;
 mod known;
 mod listing;

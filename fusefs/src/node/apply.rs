@@ -1,6 +1,7 @@
 //! The apply thread: agreed commands into the tables, then into everybody's caches, then the
 //! replies.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
@@ -11,8 +12,8 @@ use engine::consensus::record::{Header, OrderRecord};
 use engine::ids::{Gsn, VolumeId};
 use engine::namespace::tables::{Overlay, TablesError};
 use engine::namespace::{Touched, View, apply};
-use engine::outcome::Outcome;
-use store::{CheckpointInstall, Store};
+use engine::outcome::{Outcome, Verdict};
+use store::{AppliedRecord, CheckpointInstall, Store};
 use tokio::sync::oneshot;
 
 use super::driver::Event;
@@ -159,20 +160,31 @@ impl ApplyThread {
         let mut changes = Vec::new();
         let mut finished = Vec::new();
         let mut hashes = Vec::with_capacity(batch.len());
+        let mut verdicts = Vec::with_capacity(batch.len());
         let mut expected = self.pulse.applied().next();
         for agreed in &batch {
             let gsn = agreed.record.gsn;
             assert_eq!(gsn, expected, "agreements apply without gaps");
             expected = gsn.next();
-            self.apply_entry(&mut overlay, &agreed.record, &mut changes, &mut finished).map_err(
-                |error| Stop::Failed(format!("agreement {gsn} cannot be applied: {error}")),
-            )?;
+            let of_entry = self
+                .apply_entry(&mut overlay, &agreed.record, &mut changes, &mut finished)
+                .map_err(|error| {
+                    Stop::Failed(format!("agreement {gsn} cannot be applied: {error}"))
+                })?;
+            verdicts.push(of_entry);
             let hash = View::new(&overlay).state_hash().map_err(Stop::tables)?;
             hashes.push((gsn, hash));
         }
         let last = batch.last().expect("a batch has at least one agreement");
         let (gsn, header) = (last.record.gsn, last.header.clone());
-        let records: Vec<OrderRecord> = batch.into_iter().map(|agreed| agreed.record).collect();
+        let records: Vec<AppliedRecord> = batch
+            .into_iter()
+            .zip(verdicts)
+            .map(|(agreed, of_entry)| AppliedRecord {
+                record: agreed.record,
+                verdicts: Some(of_entry),
+            })
+            .collect();
         self.store
             .apply(self.volume, overlay.changes(), &header, &records)
             .map_err(|error| Stop::Failed(format!("agreement {gsn} cannot be stored: {error}")))?;
@@ -195,17 +207,23 @@ impl ApplyThread {
         Ok(())
     }
 
+    /// Gives what came of the commands that were not simply done, by their place.
     fn apply_entry(
         &self,
         overlay: &mut Overlay<impl engine::namespace::tables::Tables>,
         record: &OrderRecord,
         changes: &mut Vec<Change>,
         finished: &mut Vec<Finished>,
-    ) -> Result<(), TablesError> {
+    ) -> Result<BTreeMap<u32, Verdict>, TablesError> {
+        let mut verdicts = BTreeMap::new();
         match &record.entry.kind {
             EntryKind::Commands { commands, .. } => {
-                for command in commands {
+                for (place, command) in (0..).zip(commands) {
                     let applied = apply(overlay, record.gsn, command)?;
+                    let verdict = applied.verdict();
+                    if verdict != Verdict::Done {
+                        verdicts.insert(place, verdict);
+                    }
                     let mut origin = Origin::Elsewhere;
                     if let Some(outcome) = applied.outcome
                         && let Some(waiter) = self.proposals.finish(command.id)
@@ -225,7 +243,7 @@ impl ApplyThread {
             }
             EntryKind::Tick | EntryKind::End { .. } => {}
         }
-        Ok(())
+        Ok(verdicts)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::command::{Body, Member, Op};
-use engine::ids::{Gsn, NodeId, VolumeId};
+use engine::ids::{NodeId, VolumeId};
 use engine::namespace::{FileType, Inode};
 use engine::outcome::Outcome;
 use engine::time::Timestamp;
@@ -13,16 +13,17 @@ use tokio::task::JoinHandle as Task;
 use wire::{Ask, JoinToken, Request, Response, Wire};
 
 use super::admission::Admission;
+use super::agreements::Agreements;
 use super::gossip::Gossip;
 use super::pulse::{Cure, Failure};
 use super::quotas::Quotas;
 use super::report::node_name;
 use super::setup::{account, failed};
 use super::volume::{ROOT_NAME, Volume, Volumes};
-use super::{clock, describe, paths, volume_report, waiting};
+use super::{clock, paths, volume_report, waiting};
 use crate::admin::control::{
-    Control, ControlError, FailureKind, LogQuery, MountRequest, QuotaPlace, QuotaRequest, Reply,
-    UnmountRequest, WaitQuery,
+    Control, ControlError, FailureKind, LogFollower, LogQuery, MountRequest, QuotaPlace,
+    QuotaRequest, Reply, UnmountRequest, WaitQuery,
 };
 use crate::admin::report::{
     ConflictReport, HolderReport, HolderState, Identity, LogEntry, MountReport, QuotaReport,
@@ -57,8 +58,6 @@ fn ends_the_daemon(failure: &Option<Failure>) -> bool {
     failure.as_ref().is_some_and(|failure| failure.cure != Cure::Diverged)
 }
 
-/// Bytes read from disk for one answer of `fusion log`.
-const LOG_BYTES: usize = 16 << 20;
 /// A holder that does not answer in this time counts as unknown.
 const WHERE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -82,31 +81,14 @@ impl Node {
         }
     }
 
-    /// Reads the agreements that `query` asks for, as they are now.
-    fn read_log(&self, query: LogQuery) -> Result<Vec<LogEntry>, ControlError> {
-        let parts = &self.parts;
-        let newest = parts.root.pulse.applied();
-        let from = match query.from {
-            0 => Gsn(newest.0.saturating_sub(query.limit as u64) + 1),
-            from => Gsn(from),
-        };
-        if from > newest {
-            return Ok(Vec::new());
-        }
-        let Some((oldest, _)) = parts.store.order_range(VolumeId::ROOT).map_err(failed)? else {
-            return Ok(Vec::new());
-        };
-        if from < oldest && query.from != 0 {
-            return Err(ControlError::failed(format!(
-                "GSN {from} is older than what this node keeps"
-            ))
-            .hint(format!("ask from GSN {oldest} on, or ask another node")));
-        }
-        let members = parts.root.ring.view().members().map_err(failed)?;
-        let records =
-            parts.store.order(VolumeId::ROOT, from.max(oldest), LOG_BYTES).map_err(failed)?;
-        let shown = records.iter().take_while(|record| record.gsn <= newest).take(query.limit);
-        Ok(shown.map(|record| describe::agreement(record, &members)).collect())
+    /// Who reads the order that `query` means.
+    fn agreements(&self, query: &LogQuery) -> Result<Arc<Agreements>, ControlError> {
+        let Some(name) = &query.volume else { return Ok(self.parts.root.agreements.clone()) };
+        let volume = self.parts.volumes.by_name(name).ok_or_else(|| {
+            ControlError::failed(format!("no volume '{name}' runs here"))
+                .hint("`fusion volume list` shows who takes part")
+        })?;
+        Ok(volume.agreements.clone())
     }
 
     async fn holders(&self, inode: &Inode) -> Result<Vec<HolderReport>, ControlError> {
@@ -214,18 +196,13 @@ impl Control for Node {
     }
 
     fn log(&self, query: LogQuery) -> Reply<'_, Vec<LogEntry>> {
+        Box::pin(async move { self.agreements(&query)?.page(query).await })
+    }
+
+    fn follow_log(&self, query: LogQuery) -> Reply<'_, Box<dyn LogFollower>> {
         Box::pin(async move {
-            let mut applied = self.parts.root.pulse.watch_applied();
-            let entries = self.read_log(query)?;
-            let Some(wait_ms) = query.wait_ms.filter(|_| entries.is_empty()) else {
-                return Ok(entries);
-            };
-            let wanted = Gsn(query.from.max(1));
-            let waiting = applied.wait_for(|applied| *applied >= wanted);
-            match tokio::time::timeout(Duration::from_millis(wait_ms), waiting).await {
-                Ok(_) => self.read_log(query),
-                Err(_) => Ok(entries),
-            }
+            let follower = self.agreements(&query)?.follow(&query).await?;
+            Ok(Box::new(follower) as Box<dyn LogFollower>)
         })
     }
 

@@ -1,21 +1,28 @@
 //! Agreements as people read them.
 
 use engine::acl::AclKind;
-use engine::command::{Command, Kill, Kind, Member, Op, RenameHow};
+use engine::command::{Command, Kill, Kind, Member, Name, Op, RenameHow};
 use engine::consensus::entry::EntryKind;
-use engine::consensus::record::OrderRecord;
+use engine::ids::{Ino, NodeId};
 use engine::locks::{ByteRange, LockKind, LockMode};
+use engine::outcome::Verdict;
+use store::AppliedRecord;
 
 use super::report::node_name;
-use crate::admin::report::{LogCommand, LogEntry};
+use crate::admin::report::{LogCommand, LogEntry, LogSubject};
+use crate::kernel::errno;
 
 /// One agreement for `fusion log`.
-pub fn agreement(record: &OrderRecord, members: &[Member]) -> LogEntry {
+pub fn agreement(applied: &AppliedRecord, members: &[Member]) -> LogEntry {
+    let record = &applied.record;
     let name = |node| node_name(members, node);
     let mut commands_read = Vec::new();
     let (kind, note) = match &record.entry.kind {
         EntryKind::Commands { commands, activate } => {
-            commands_read = commands.iter().map(|each| command(each, members)).collect();
+            commands_read = (0..)
+                .zip(commands)
+                .map(|(place, each)| command(each, applied.verdict(place), members))
+                .collect();
             let note = activate.map(|node| format!("a lane for {}", name(node)));
             ("commands", note.unwrap_or_default())
         }
@@ -39,19 +46,115 @@ pub fn agreement(record: &OrderRecord, members: &[Member]) -> LogEntry {
     }
 }
 
-fn command(command: &Command, members: &[Member]) -> LogCommand {
+fn command(command: &Command, verdict: Option<Verdict>, members: &[Member]) -> LogCommand {
     let (op, detail) = operation(&command.op, members);
     LogCommand {
         node: node_name(members, command.id.origin),
+        zone: zone_name(members, command.id.origin),
         boot: command.id.boot,
         seq: command.id.seq,
+        uid: command.cred.uid,
+        gid: command.cred.gid,
+        time: command.time.seconds as f64 + f64::from(command.time.nanos) / 1e9,
         op: op.to_owned(),
+        subject: subject(&command.op),
         detail,
+        outcome: outcome(verdict).to_owned(),
+        reason: match verdict {
+            Some(Verdict::Refused(refusal)) => Some(refusal.to_string()),
+            _ => None,
+        },
+    }
+}
+
+/// Empty for a node that is no member any more.
+fn zone_name(members: &[Member], node: NodeId) -> String {
+    let member = members.iter().find(|member| member.id == node);
+    member.map_or_else(String::new, |member| member.zone_name.clone())
+}
+
+fn outcome(verdict: Option<Verdict>) -> &'static str {
+    match verdict {
+        None => "unknown",
+        Some(Verdict::Done) => "ok",
+        Some(Verdict::Refused(refusal)) => errno::name(&refusal),
+        Some(Verdict::Waiting) => "waiting",
+        Some(Verdict::Busy) => "busy",
+        Some(Verdict::Repeated) => "repeated",
+        Some(Verdict::Skipped) => "skipped",
+    }
+}
+
+/// A name or another text of a user so that it stays on its line and can be told from others:
+/// with `\\`, `\n` and `\xNN` for what is no visible UTF-8.
+pub fn shown(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\\' => text.push_str("\\\\"),
+                _ if character.is_control() => text.extend(character.escape_default()),
+                _ => text.push(character),
+            }
+        }
+        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    text
+}
+
+fn subject(op: &Op) -> LogSubject {
+    let of = |ino: Ino| LogSubject { ino: Some(ino.0), ..LogSubject::default() };
+    let at = |parent: Ino, name: &Name| LogSubject {
+        parent: Some(parent.0),
+        name: Some(shown(name.as_bytes())),
+        ..LogSubject::default()
+    };
+    match op {
+        Op::Make { parent, name, ino, .. } | Op::Link { ino, parent, name } => {
+            LogSubject { ino: Some(ino.0), ..at(*parent, name) }
+        }
+        Op::Unlink { parent, name } | Op::Rmdir { parent, name, .. } => at(*parent, name),
+        Op::Rename { from_parent, from_name, to_parent, to_name, .. }
+        | Op::Whiteout { from_parent, from_name, to_parent, to_name, .. } => LogSubject {
+            to_parent: Some(to_parent.0),
+            to_name: Some(shown(to_name.as_bytes())),
+            ..at(*from_parent, from_name)
+        },
+        Op::MakeUnnamed { parent, ino, .. } => LogSubject { parent: Some(parent.0), ..of(*ino) },
+        Op::SetAttr { ino, .. }
+        | Op::SetXattr { ino, .. }
+        | Op::RemoveXattr { ino, .. }
+        | Op::Publish { ino, .. }
+        | Op::TakeToken { ino, .. }
+        | Op::ReleaseToken { ino, .. }
+        | Op::Lock { ino, .. }
+        | Op::Unlock { ino, .. }
+        | Op::CancelLock { ino, .. }
+        | Op::KeepLocks { ino }
+        | Op::ShareLocks { ino, .. }
+        | Op::SetAcl { ino, .. }
+        | Op::DropUnnamed { ino } => of(*ino),
+        Op::SetQuota { directory: ino, .. }
+        | Op::MarkQuota { directory: ino, .. }
+        | Op::FinishQuota { quota: ino, .. }
+        | Op::ReserveQuota { quota: ino, .. }
+        | Op::ReturnQuota { quota: ino, .. }
+        | Op::ReclaimQuota { quota: ino } => of(*ino),
+        Op::Noop
+        | Op::CreateJoinToken { .. }
+        | Op::RevokeJoinToken { .. }
+        | Op::AdmitNode { .. }
+        | Op::HeldUpto { .. }
+        | Op::MoveNode { .. }
+        | Op::CreateVolume { .. }
+        | Op::DropLocks { .. }
+        | Op::ReapUnnamed { .. } => LogSubject::default(),
     }
 }
 
 /// Name and arguments. An inode is `i` and its number.
 fn operation(op: &Op, members: &[Member]) -> (&'static str, String) {
+    let file = |name: &Name| shown(name.as_bytes());
     match op {
         Op::Noop => ("noop", String::new()),
         Op::Make { parent, name, ino, kind, mode, .. } => {
@@ -62,21 +165,22 @@ fn operation(op: &Op, members: &[Member]) -> (&'static str, String) {
                 Kind::Fifo | Kind::Socket | Kind::CharDevice(_) | Kind::BlockDevice(_) => "mknod",
             };
             let target = match kind {
-                Kind::Symlink(target) => format!(" -> {}", String::from_utf8_lossy(target)),
+                Kind::Symlink(target) => format!(" -> {}", shown(target)),
                 _ => String::new(),
             };
-            (op, format!("i{parent}/{name} = i{ino} mode {mode:04o}{target}"))
+            (op, format!("i{parent}/{} = i{ino} mode {mode:04o}{target}", file(name)))
         }
-        Op::Link { ino, parent, name } => ("link", format!("i{ino} as i{parent}/{name}")),
-        Op::Unlink { parent, name } => ("unlink", format!("i{parent}/{name}")),
-        Op::Rmdir { parent, name, .. } => ("rmdir", format!("i{parent}/{name}")),
+        Op::Link { ino, parent, name } => ("link", format!("i{ino} as i{parent}/{}", file(name))),
+        Op::Unlink { parent, name } => ("unlink", format!("i{parent}/{}", file(name))),
+        Op::Rmdir { parent, name, .. } => ("rmdir", format!("i{parent}/{}", file(name))),
         Op::Rename { from_parent, from_name, to_parent, to_name, how, .. } => {
             let how = match how {
                 RenameHow::Replace => "",
                 RenameHow::NoReplace => " (no replace)",
                 RenameHow::Exchange => " (exchange)",
             };
-            ("rename", format!("i{from_parent}/{from_name} -> i{to_parent}/{to_name}{how}"))
+            let (from, to) = (file(from_name), file(to_name));
+            ("rename", format!("i{from_parent}/{from} -> i{to_parent}/{to}{how}"))
         }
         Op::SetAttr { ino, set } => {
             let mut parts = vec![format!("i{ino}")];
@@ -92,13 +196,10 @@ fn operation(op: &Op, members: &[Member]) -> (&'static str, String) {
             }));
             ("setattr", parts.join(" "))
         }
-        Op::SetXattr { ino, name, value, .. } => (
-            "setxattr",
-            format!("i{ino} {} ({} bytes)", String::from_utf8_lossy(name), value.len()),
-        ),
-        Op::RemoveXattr { ino, name } => {
-            ("removexattr", format!("i{ino} {}", String::from_utf8_lossy(name)))
+        Op::SetXattr { ino, name, value, .. } => {
+            ("setxattr", format!("i{ino} {} ({} bytes)", shown(name), value.len()))
         }
+        Op::RemoveXattr { ino, name } => ("removexattr", format!("i{ino} {}", shown(name))),
         Op::Publish { ino, base, size, holder, .. } => (
             "publish",
             format!("i{ino} {size} bytes over version {base} by {}", node_name(members, *holder)),
@@ -131,10 +232,10 @@ fn operation(op: &Op, members: &[Member]) -> (&'static str, String) {
             let what = if acl.is_some() { "" } else { " taken away" };
             ("setacl", format!("i{ino} {kind}{what}"))
         }
-        Op::Whiteout { from_parent, from_name, to_parent, to_name, ino, .. } => (
-            "rename",
-            format!("i{from_parent}/{from_name} -> i{to_parent}/{to_name} (whiteout i{ino})"),
-        ),
+        Op::Whiteout { from_parent, from_name, to_parent, to_name, ino, .. } => {
+            let (from, to) = (file(from_name), file(to_name));
+            ("rename", format!("i{from_parent}/{from} -> i{to_parent}/{to} (whiteout i{ino})"))
+        }
         Op::MakeUnnamed { parent, ino, mode, .. } => {
             ("tmpfile", format!("i{ino} by i{parent} mode {mode:04o}"))
         }
@@ -195,4 +296,17 @@ fn byte_range(range: ByteRange) -> String {
         return format!("{}-", range.start);
     }
     format!("{}-{}", range.start, range.end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_breaks_its_line_or_looks_like_another() {
+        assert_eq!(shown("Grüße 1".as_bytes()), "Grüße 1");
+        assert_eq!(shown(b"a\nb\x1b[2J"), "a\\nb\\u{1b}[2J");
+        assert_eq!(shown(b"\xff\xfe.x"), "\\xff\\xfe.x");
+        assert_eq!(shown(b"\\xff"), "\\\\xff");
+    }
 }

@@ -15,6 +15,7 @@
 //! reply. Everything else here starts, stops, or tells people about it.
 
 mod admission;
+mod agreements;
 mod apply;
 mod catchup;
 mod checkpoint;

@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle as Task;
 use wire::{Ask, PeerInfo, RefusedCode, Request, Response, Wire};
 
+use super::agreements::{self, Agreements, Source};
 use super::apply::{ApplyThread, Finished};
 use super::catchup::{CatchUpSignal, CatchUpTask};
 use super::checkpoint::CheckpointService;
@@ -55,6 +56,7 @@ pub struct Volume {
     pub bodies: Arc<BodyService>,
     pub mounts: Arc<Mounts>,
     pub reporter: Arc<Reporter>,
+    pub agreements: Arc<Agreements>,
     members: Arc<Members>,
     checkpoints: Arc<CheckpointService>,
     order: OrderThread,
@@ -186,6 +188,13 @@ impl Volume {
             let (order, service) = (order.clone(), order_service.clone());
             threads.spawn("order", move || order.run(&service))?;
         }
+        let (agreements, reads) = Agreements::new(Source {
+            volume: id,
+            store: store.clone(),
+            ring: ring.clone(),
+            pulse: pulse.clone(),
+        });
+        threads.spawn("readers", move || agreements::serve(&reads))?;
         let checkpoints = Arc::new(CheckpointService::new(id, store.clone()));
         let retain = RetainThread {
             volume: id,
@@ -268,6 +277,7 @@ impl Volume {
             bodies,
             mounts,
             reporter,
+            agreements,
             members,
             checkpoints,
             order,
@@ -352,6 +362,7 @@ impl Volume {
         }
         self.proposals.close(&ProposeError::Stopping);
         self.order_service.stop();
+        self.agreements.stop();
         drop(self.stop_retaining.lock().take());
         let _ = self.events.send(Event::Stop);
         self.bodies.stop();

@@ -14,7 +14,7 @@ use super::load::{Load, wait_until_kept};
 const KEEP_GSN: u64 = 400;
 
 /// Has every zone keep so little of the log.
-fn keep_little(cluster: &Cluster) {
+pub fn keep_little(cluster: &Cluster) {
     let zones: Vec<String> = cluster.zones().map(str::to_owned).collect();
     for zone in &zones {
         let path = cluster.store(zone).join("fusion.toml");

@@ -53,7 +53,7 @@ fn write_step(store: &Store, n: u64) -> Result<(), StoreError> {
         (format!("key{n:08}").into_bytes(), Some(value(n))),
     ]);
     let order = OrderRecord { gsn: Gsn(n), lane: LANE, idx: Idx(n), entry };
-    store.apply(V, &changes, &header(n), &[order])
+    store.apply(V, &changes, &header(n), &[order.into()])
 }
 
 /// A few hundred bytes that do not compress to nothing.

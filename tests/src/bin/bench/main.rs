@@ -1,10 +1,12 @@
-//! `./x bench [local | distance [MATRIX ..]]`: what the mount costs, beside the local disk in
-//! the same run, and what distance costs, beside the round trip to the nearest majority.
+//! `./x bench [local | distance [MATRIX ..] | followers]`: what the mount costs, beside the local
+//! disk in the same run; what distance costs, beside the round trip to the nearest majority; what
+//! those who follow the order cost the writers.
 //!
 //! Figures of one run on one machine: medians of several rounds, and ratios. Nothing here is
 //! asserted; a busy machine moves all columns alike.
 
 mod distance;
+mod followers;
 mod local;
 mod matrix;
 
@@ -21,8 +23,9 @@ fn main() -> ExitCode {
         None => local::run().and_then(|()| distance::run(&[])),
         Some((part, [])) if part == "local" => local::run(),
         Some((part, matrices)) if part == "distance" => distance::run(matrices),
+        Some((part, [])) if part == "followers" => followers::run(),
         Some(_) => {
-            eprintln!("usage: bench [local | distance [MATRIX ..]]");
+            eprintln!("usage: bench [local | distance [MATRIX ..] | followers]");
             return ExitCode::from(2);
         }
     };

@@ -42,6 +42,9 @@ pub trait Control: Send + Sync + 'static {
     /// As for [`Self::log`]; `Refused` when too many follow already.
     fn follow_log(&self, query: LogQuery) -> Reply<'_, Box<dyn LogFollower>>;
 
+    /// The node's figures in the OpenMetrics text format.
+    fn metrics(&self) -> Reply<'_, String>;
+
     /// Says who holds the newest version of the file at `path`: from the volume's root, with
     /// or without a leading slash.
     fn where_path(&self, path: String) -> Reply<'_, WhereReport>;

@@ -6,6 +6,7 @@
 //! | GET /v1/status | `Status` |
 //! | GET /v1/log?from&limit&wait_ms&.. | `[LogEntry]`; see `LogQuery` |
 //! | GET /v1/log/follow?from&.. | `LogEntry`, each on a line, as they come; at last `{"error": ControlError}` |
+//! | GET /v1/metrics | OpenMetrics text |
 //! | GET /v1/where?path | `WhereReport` |
 //! | GET, POST /v1/tokens | `[TokenReport]`, `TokenCreated` |
 //! | DELETE /v1/tokens/{id} | nothing |
@@ -44,6 +45,7 @@ use super::control::{
 };
 use super::socket;
 
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Entries that one log answer carries at most: keeps an answer in the low megabytes.
 const LOG_LIMIT_MAX: usize = 10_000;
 /// A waiting log request is answered (empty) after so long at most, so that a client that
@@ -97,6 +99,7 @@ fn routes(control: Arc<dyn Control>) -> Router {
         .route("/v1/status", get(async |State(c): Shared| answer(c.status()).await))
         .route("/v1/log", get(read_log))
         .route("/v1/log/follow", get(follow_log))
+        .route("/v1/metrics", get(metrics))
         .route("/v1/where", get(where_path))
         .route("/v1/tokens", get(async |State(c): Shared| answer(c.list_tokens()).await))
         .route("/v1/tokens", post(create_token))
@@ -143,6 +146,13 @@ async fn follow_log(State(control): Shared, Query(query): Query<LogQuery>) -> Re
         }
     });
     ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+}
+
+async fn metrics(State(control): Shared) -> Response {
+    match control.metrics().await {
+        Ok(text) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+        Err(error) => Failure(error).into_response(),
+    }
 }
 
 async fn where_path(State(control): Shared, Query(query): Query<WhereQuery>) -> Response {

@@ -130,6 +130,10 @@ impl Agreements {
         })
     }
 
+    pub fn followers(&self) -> usize {
+        FOLLOWERS_MAX - self.places.available_permits()
+    }
+
     /// Ends the thread and all followers.
     pub fn stop(&self) {
         self.stopped.send_replace(true);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::time::Instant;
 
 use engine::consensus::Input;
 use engine::consensus::diverge::STATE_EVERY;
@@ -19,7 +19,8 @@ use tokio::sync::oneshot;
 use super::driver::Event;
 use super::proposals::{Proposals, Waiter};
 use super::pulse::Pulse;
-use super::queue::QueueReceiver;
+use super::queue::{Outgoing, QueueReceiver};
+use super::stage::Stages;
 use crate::ops::ports::{self, Done, OnApplied, Origin, ProposeError, SharedTables};
 
 /// What the thread does next.
@@ -52,8 +53,9 @@ pub struct ApplyThread {
     pub store: Store,
     pub proposals: Arc<Proposals>,
     pub pulse: Arc<Pulse>,
-    pub events: Sender<Event>,
-    pub replies: Sender<Finished>,
+    pub events: Outgoing<Event>,
+    pub replies: Outgoing<Finished>,
+    pub stages: Arc<Stages>,
     /// Told in this order.
     pub followers: Vec<Arc<dyn OnApplied>>,
 }
@@ -125,8 +127,8 @@ impl ApplyThread {
         }
         let finished_seq = self.answer_installed(&after)?;
         let header = Header::clone(&header);
-        let _ = self.events.send(Event::Input(Input::Installed { header, finished_seq }));
-        let _ = self.events.send(Event::Input(Input::StateHash { gsn, hash }));
+        self.events.send(Event::Input(Input::Installed { header, finished_seq }));
+        self.events.send(Event::Input(Input::StateHash { gsn, hash }));
         drop(before);
         self.store.remove_replaced(self.volume).map_err(Stop::store)?;
         let _ = done.send(true);
@@ -150,12 +152,13 @@ impl ApplyThread {
             let outcome = view.outcome_of(id).map_err(Stop::tables)?;
             // Otherwise it happened, but what came of it is not known any more.
             let result = waited.and_then(|()| outcome.ok_or(ProposeError::Interrupted));
-            let _ = self.replies.send(Finished { done, result });
+            self.replies.send(Finished { done, result });
         }
         Ok(finished_seq)
     }
 
     fn apply(&self, batch: Vec<Agreed>) -> Result<(), Stop> {
+        let begun = Instant::now();
         let mut overlay = Overlay::new(self.store.tables(self.volume));
         let mut changes = Vec::new();
         let mut finished = Vec::new();
@@ -175,6 +178,9 @@ impl ApplyThread {
             let hash = View::new(&overlay).state_hash().map_err(Stop::tables)?;
             hashes.push((gsn, hash));
         }
+        let computed = Instant::now();
+        self.stages.agreed.service.observe(computed - begun);
+        self.stages.applied.entered(batch.len());
         let last = batch.last().expect("a batch has at least one agreement");
         let (gsn, header) = (last.record.gsn, last.header.clone());
         let records: Vec<AppliedRecord> = batch
@@ -189,6 +195,8 @@ impl ApplyThread {
             .apply(self.volume, overlay.changes(), &header, &records)
             .map_err(|error| Stop::Failed(format!("agreement {gsn} cannot be stored: {error}")))?;
         self.pulse.record_applied(&hashes, &header);
+        let written = Instant::now();
+        self.stages.applied.wait.observe(written - computed);
 
         for change in changes {
             for follower in &self.followers {
@@ -196,12 +204,14 @@ impl ApplyThread {
             }
         }
         self.pulse.record_told(gsn);
+        self.stages.applied.service.observe(written.elapsed());
+        self.stages.applied.left(hashes.len());
         for reply in finished {
-            let _ = self.replies.send(reply);
+            self.replies.send(reply);
         }
         for (at, (gsn, hash)) in hashes.iter().copied().enumerate() {
             if at + 1 == hashes.len() || gsn.0.is_multiple_of(STATE_EVERY) {
-                let _ = self.events.send(Event::Input(Input::StateHash { gsn, hash }));
+                self.events.send(Event::Input(Input::StateHash { gsn, hash }));
             }
         }
         Ok(())

@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use engine::consensus::record::OrderRecord;
@@ -23,7 +22,7 @@ use super::apply::{ApplyJob, Install};
 use super::checkpoint::{Fetch, FetchError};
 use super::driver::{Backlog, Event};
 use super::pulse::{CatchUp, Pulse};
-use super::queue::QueueSender;
+use super::queue::{Outgoing, QueueSender};
 
 /// How the ring thread and the task know of each other.
 #[derive(Default)]
@@ -53,7 +52,7 @@ pub struct CatchUpTask {
     pub store: Store,
     pub wire: Arc<Wire>,
     pub pulse: Arc<Pulse>,
-    pub events: Sender<Event>,
+    pub events: Outgoing<Event>,
     pub backlog: Arc<Backlog>,
     pub apply: Arc<QueueSender<ApplyJob>>,
     pub signal: Arc<CatchUpSignal>,
@@ -200,7 +199,7 @@ impl CatchUpTask {
         }
         let oldest = records[0].gsn;
         let message = Message::Order { records, oldest, gsn };
-        let _ = self.events.send(Event::Message { from, message, bytes });
+        self.events.send(Event::Message { from, message, bytes });
     }
 
     /// Takes a peer's tables over, from whoever gives them, for as long as it takes.

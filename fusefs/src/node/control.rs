@@ -20,7 +20,7 @@ use super::quotas::Quotas;
 use super::report::node_name;
 use super::setup::{account, failed};
 use super::volume::{ROOT_NAME, Volume, Volumes};
-use super::{clock, paths, volume_report, waiting};
+use super::{clock, metrics, paths, volume_report, waiting};
 use crate::admin::control::{
     Control, ControlError, FailureKind, LogFollower, LogQuery, MountRequest, QuotaPlace,
     QuotaRequest, Reply, UnmountRequest, WaitQuery,
@@ -203,6 +203,12 @@ impl Control for Node {
         Box::pin(async move {
             let follower = self.agreements(&query)?.follow(&query).await?;
             Ok(Box::new(follower) as Box<dyn LogFollower>)
+        })
+    }
+
+    fn metrics(&self) -> Reply<'_, String> {
+        Box::pin(async move {
+            metrics::text(&self.parts.volumes.all(), &self.parts.wire.stats()).map_err(failed)
         })
     }
 

@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
 
 use engine::command::Command;
 use engine::consensus::{Effect, Input, Message, Replica};
@@ -19,8 +19,10 @@ use super::clock::Clock;
 use super::log::LogJob;
 use super::order::OrderService;
 use super::pulse::Pulse;
-use super::queue::QueueSender;
+use super::queue::{Incoming, QueueSender, Taken};
+use super::stage::Stages;
 use super::suspicion::Suspicion;
+use super::underway::Underway;
 
 /// What the ring thread is woken for.
 pub enum Event {
@@ -94,6 +96,7 @@ pub struct Outlets {
     pub backlog: Arc<Backlog>,
     pub catch_up: Arc<CatchUpSignal>,
     pub suspicion: Suspicion,
+    pub stages: Arc<Stages>,
 }
 
 /// Inputs taken in one turn at most: bounds how long an effect waits for the end of its turn.
@@ -102,11 +105,17 @@ const TURN_INPUTS_MAX: usize = 512;
 const STATUS_EVERY_US: u64 = 20_000;
 
 /// Runs until [`Event::Stop`] comes or every sender is gone.
-pub fn run(mut replica: Replica, clock: &Clock, events: &Receiver<Event>, outlets: &Outlets) {
+pub fn run(
+    mut replica: Replica,
+    clock: &Clock,
+    events: &Incoming<Event>,
+    outlets: &Outlets,
+    mut underway: Underway,
+) {
     let mut effects = Vec::new();
     let mut published_us = 0;
     replica.step(clock.now_us(), Input::Start, &mut effects);
-    carry_out(&mut effects, outlets);
+    carry_out(&mut effects, outlets, &mut underway);
     loop {
         let now_us = clock.now_us();
         let wait = match replica.next_timer() {
@@ -114,7 +123,7 @@ pub fn run(mut replica: Replica, clock: &Clock, events: &Receiver<Event>, outlet
             None => Duration::from_secs(3600),
         };
         let first = if wait.is_zero() {
-            events.try_recv().ok()
+            events.try_recv()
         } else {
             match events.recv_timeout(wait) {
                 Ok(event) => Some(event),
@@ -122,31 +131,29 @@ pub fn run(mut replica: Replica, clock: &Clock, events: &Receiver<Event>, outlet
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         };
+        let begun = Instant::now();
         // All commands of a turn become one proposal: many callers share one agreement.
         let mut commands = Vec::new();
         let mut next = first;
-        for _ in 0..TURN_INPUTS_MAX {
-            match next {
-                Some(Event::Commands(more)) => commands.extend(more),
-                Some(Event::Stop) => return,
-                Some(event) => {
+        let mut taken = 0;
+        while let Some(Taken { item, waited }) = next {
+            match item {
+                Event::Commands(more) => {
+                    underway.proposed(&more, waited);
+                    commands.extend(more);
+                }
+                Event::Stop => return,
+                event => {
                     if let Some(input) = event.into_input(&outlets.backlog) {
+                        if let Input::Installed { finished_seq, .. } = &input {
+                            underway.finished(*finished_seq);
+                        }
                         replica.step(clock.now_us(), input, &mut effects);
                     }
                 }
-                None => break,
             }
-            next = events.try_recv().ok();
-        }
-        match next {
-            Some(Event::Commands(more)) => commands.extend(more),
-            Some(Event::Stop) => return,
-            Some(event) => {
-                if let Some(input) = event.into_input(&outlets.backlog) {
-                    replica.step(clock.now_us(), input, &mut effects);
-                }
-            }
-            None => {}
+            taken += 1;
+            next = if taken < TURN_INPUTS_MAX { events.try_recv() } else { None };
         }
         if !commands.is_empty() {
             replica.step(clock.now_us(), Input::Propose(commands), &mut effects);
@@ -155,7 +162,10 @@ pub fn run(mut replica: Replica, clock: &Clock, events: &Receiver<Event>, outlet
         if replica.next_timer().is_some_and(|at_us| at_us <= now_us) {
             replica.step(now_us, Input::Timer, &mut effects);
         }
-        carry_out(&mut effects, outlets);
+        carry_out(&mut effects, outlets, &mut underway);
+        if taken > 0 {
+            outlets.stages.received.service.observe(begun.elapsed());
+        }
         let now_us = clock.now_us();
         if now_us.saturating_sub(published_us) >= STATUS_EVERY_US {
             published_us = now_us;
@@ -166,7 +176,7 @@ pub fn run(mut replica: Replica, clock: &Clock, events: &Receiver<Event>, outlet
 
 /// Executes effects in order. Everything that must be durable goes to the log thread in one
 /// job, with the messages that wait for it; that is never weaker than the order of effects.
-fn carry_out(effects: &mut Vec<Effect>, outlets: &Outlets) {
+fn carry_out(effects: &mut Vec<Effect>, outlets: &Outlets, underway: &mut Underway) {
     let mut job = LogJob::default();
     for effect in effects.drain(..) {
         match effect {
@@ -176,6 +186,7 @@ fn carry_out(effects: &mut Vec<Effect>, outlets: &Outlets) {
             Effect::Send { message: Message::Fetch { .. }, .. } if outlets.catch_up.is_busy() => {}
             Effect::Send { to, message } => send(outlets, to, &message),
             Effect::Agreed { record, header } => {
+                underway.agreed(&record.entry);
                 let bytes = record.entry.size_hint();
                 // Waits while the disk is slower than the ring: this node then falls behind,
                 // and the others go on without it.

@@ -1,7 +1,7 @@
 //! The log thread: many records, one fsync.
 
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::time::Instant;
 
 use engine::consensus::record::LogRecord;
 use engine::consensus::{Entry, Input, Message};
@@ -10,7 +10,8 @@ use store::Store;
 
 use super::driver::Event;
 use super::pulse::Pulse;
-use super::queue::QueueReceiver;
+use super::queue::{Outgoing, QueueReceiver};
+use super::stage::Stage;
 
 /// Records to make durable, and the messages that may go only then.
 #[derive(Default)]
@@ -47,8 +48,9 @@ pub struct LogThread {
     pub me: NodeId,
     pub store: Store,
     pub wire: Arc<wire::Wire>,
-    pub events: Sender<Event>,
+    pub events: Outgoing<Event>,
     pub pulse: Arc<Pulse>,
+    pub stage: Arc<Stage>,
 }
 
 /// Jobs that share one fsync at most. What arrives during an fsync waits for the next one, so
@@ -68,7 +70,10 @@ impl LogThread {
             if !group.records.is_empty() {
                 // Read before the sync: what was applied until here is durable after it.
                 let applied = self.pulse.applied();
-                if let Err(error) = self.persist(&group.records) {
+                let begun = Instant::now();
+                let persisted = self.persist(&group.records);
+                self.stage.service.observe(begun.elapsed());
+                if let Err(error) = persisted {
                     // Nothing that waited for this may ever be sent.
                     self.pulse
                         .fail(format!("the agreement log could not be made durable: {error}"));
@@ -76,13 +81,13 @@ impl LogThread {
                 }
                 if applied > applied_durable {
                     applied_durable = applied;
-                    let _ = self.events.send(Event::Input(Input::AppliedDurable(applied)));
+                    self.events.send(Event::Input(Input::AppliedDurable(applied)));
                 }
             }
             for (to, message) in group.then_send {
                 if to == self.me {
                     let input = Input::Message { from: self.me, message };
-                    let _ = self.events.send(Event::Input(input));
+                    self.events.send(Event::Input(input));
                 } else {
                     self.wire.send_ring(to, self.volume, message.encode());
                 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use engine::consensus::record::Header;
@@ -17,6 +16,7 @@ use wire::{Peer, Wire};
 
 use super::driver::Event;
 use super::pulse::Pulse;
+use super::queue::Outgoing;
 use super::roster;
 use crate::ops::ports::{OnApplied, Origin, Ring, View};
 
@@ -89,7 +89,7 @@ impl OnApplied for Members {
 pub struct Promoter {
     pub ring: Arc<dyn Ring>,
     pub pulse: Arc<Pulse>,
-    pub events: Sender<Event>,
+    pub events: Outgoing<Event>,
 }
 
 /// A joiner so close to the newest agreement counts as caught up: it then needs well under a
@@ -103,9 +103,9 @@ impl Promoter {
         loop {
             ticks.tick().await;
             if let Some(voters) = self.next_voters() {
-                let _ = self.events.send(Event::Input(Input::Reconfigure { voters }));
+                self.events.send(Event::Input(Input::Reconfigure { voters }));
             } else if self.somebody_waits() {
-                let _ = self.events.send(Event::Input(Input::Renew));
+                self.events.send(Event::Input(Input::Renew));
             }
         }
     }

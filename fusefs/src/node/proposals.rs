@@ -1,7 +1,6 @@
 //! Own commands between their proposal and their outcome.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use engine::command::{Command, Op};
@@ -12,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::clock;
 use super::driver::Event;
+use super::queue::Outgoing;
 use crate::ops::ports::{Caller, Done, Origin, ProposeError};
 use crate::ops::rules::Partition;
 
@@ -20,7 +20,7 @@ use crate::ops::rules::Partition;
 pub struct Proposals {
     me: NodeId,
     boot: u64,
-    events: Sender<Event>,
+    events: Outgoing<Event>,
     state: Mutex<State>,
 }
 
@@ -50,7 +50,7 @@ pub struct Waiter {
 }
 
 impl Proposals {
-    pub fn new(me: NodeId, boot: u64, events: Sender<Event>) -> Proposals {
+    pub fn new(me: NodeId, boot: u64, events: Outgoing<Event>) -> Proposals {
         Proposals { me, boot, events, state: Mutex::default() }
     }
 
@@ -67,7 +67,7 @@ impl Proposals {
         let (cred, since, subject) = (caller.cred, Instant::now(), subject(&op));
         state.waiting.insert(id.seq, Waiting { done, caller, since, subject });
         // Under the lock: the sequence in the channel is the sequence of the ids.
-        let _ = self.events.send(Event::Commands(vec![Command { id, time, cred, op }]));
+        self.events.send(Event::Commands(vec![Command { id, time, cred, op }]));
     }
 
     /// A command of the daemon itself, for async callers.

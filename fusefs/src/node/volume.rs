@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::command::Op;
 use engine::consensus::{Input, Message, Replica};
@@ -33,12 +33,14 @@ use super::mounts::Mounts;
 use super::order::{OrderService, OrderThread};
 use super::proposals::{LIMIT_EVERY, Proposals};
 use super::pulse::{Cure, Pulse};
-use super::queue::bounded;
+use super::queue::{Incoming, Outgoing, Taken, bounded, queue};
 use super::quotas::Quotas;
 use super::report::Reporter;
 use super::retain::{Keep, RetainThread};
 use super::setup::failed;
+use super::stage::{Stage, Stages};
 use super::suspicion::Suspicion;
+use super::underway::Underway;
 use super::waiting;
 use crate::admin::control::ControlError;
 use crate::body::BodyService;
@@ -52,11 +54,12 @@ pub struct Volume {
     pub ring: Arc<dyn Ring>,
     pub pulse: Arc<Pulse>,
     pub proposals: Arc<Proposals>,
-    pub events: Sender<Event>,
+    pub events: Outgoing<Event>,
     pub bodies: Arc<BodyService>,
     pub mounts: Arc<Mounts>,
     pub reporter: Arc<Reporter>,
     pub agreements: Arc<Agreements>,
+    pub stages: Arc<Stages>,
     members: Arc<Members>,
     checkpoints: Arc<CheckpointService>,
     order: OrderThread,
@@ -114,7 +117,8 @@ impl Volume {
         let forgetful = recovered.forgetful;
         let hash = View::new(store.tables(id)).state_hash().map_err(failed)?;
         let pulse = Arc::new(Pulse::new(recovered.header.clone(), hash));
-        let (events, event_queue) = channel();
+        let stages = Arc::new(Stages::default());
+        let (events, event_queue) = queue(&stages.received);
         let proposals = Arc::new(Proposals::new(me, boot, events.clone()));
         let local = Arc::new(LocalRing {
             me,
@@ -153,10 +157,10 @@ impl Volume {
         all_followers.extend(followers);
 
         let mut threads = Threads::default();
-        let (jobs, job_queue) = bounded(LOG_QUEUE_BYTES);
-        let (agreed, agreed_queue) = bounded(APPLY_QUEUE_BYTES);
+        let (jobs, job_queue) = bounded(LOG_QUEUE_BYTES, &stages.persisted);
+        let (agreed, agreed_queue) = bounded(APPLY_QUEUE_BYTES, &stages.agreed);
         let agreed = Arc::new(agreed);
-        let (replies, reply_queue) = channel();
+        let (replies, reply_queue) = queue(&stages.replied);
         let log = LogThread {
             volume: id,
             me,
@@ -164,6 +168,7 @@ impl Volume {
             wire: wire.clone(),
             events: events.clone(),
             pulse: pulse.clone(),
+            stage: stages.persisted.clone(),
         };
         threads.spawn("log", move || log.run(&job_queue))?;
         let apply = ApplyThread {
@@ -173,10 +178,12 @@ impl Volume {
             pulse: pulse.clone(),
             events: events.clone(),
             replies,
+            stages: stages.clone(),
             followers: all_followers,
         };
         threads.spawn("apply", move || apply.run(&agreed_queue))?;
-        threads.spawn("reply", move || answer(&reply_queue))?;
+        let replied = stages.replied.clone();
+        threads.spawn("reply", move || answer(&reply_queue, &replied))?;
         let order = OrderThread {
             volume: id,
             store: store.clone(),
@@ -222,11 +229,13 @@ impl Volume {
             backlog: backlog.clone(),
             catch_up: signal.clone(),
             suspicion: Suspicion { volume: id, store: store.clone(), pulse: pulse.clone() },
+            stages: stages.clone(),
         };
         let seed = u64::from_be_bytes(wire::identity::random());
         let replica = Replica::recover(me, boot, recovered, seed);
+        let underway = Underway::new(me, boot, stages.proposed.clone());
         threads.spawn("ring", move || {
-            driver::run(replica, &Clock::default(), &event_queue, &outlets);
+            driver::run(replica, &Clock::default(), &event_queue, &outlets, underway);
         })?;
 
         drop_old_locks(&ring, &bodies).map_err(failed)?;
@@ -278,6 +287,7 @@ impl Volume {
             mounts,
             reporter,
             agreements,
+            stages,
             members,
             checkpoints,
             order,
@@ -303,16 +313,23 @@ impl Volume {
             Ok(message) => {
                 let bytes = bytes.len();
                 if self.backlog.admit(bytes) {
-                    let _ = self.events.send(Event::Message { from, message, bytes });
+                    self.events.send(Event::Message { from, message, bytes });
                 }
             }
             Err(error) => tracing::warn!(%from, %error, "ring message refused"),
         }
     }
 
+    /// Bytes that wait for the ring, the disk and the tables: the bounded queues.
+    pub fn waiting_bytes(&self) -> [(&'static str, u64); 3] {
+        let Stages { persisted, agreed, .. } = &*self.stages;
+        let received = self.backlog.bytes() as u64;
+        [("received", received), ("persisted", persisted.bytes()), ("agreed", agreed.bytes())]
+    }
+
     /// Hands an input to the replica. Without effect once the volume stops.
     pub fn input(&self, input: Input) {
-        let _ = self.events.send(Event::Input(input));
+        self.events.send(Event::Input(input));
     }
 
     /// Answers what a node of the cluster asks about this volume.
@@ -364,7 +381,7 @@ impl Volume {
         self.order_service.stop();
         self.agreements.stop();
         drop(self.stop_retaining.lock().take());
-        let _ = self.events.send(Event::Stop);
+        self.events.send(Event::Stop);
         self.bodies.stop();
     }
 
@@ -407,7 +424,7 @@ impl Volumes {
 struct Silence {
     pulse: Arc<Pulse>,
     proposals: Arc<Proposals>,
-    events: Sender<Event>,
+    events: Outgoing<Event>,
     store: Store,
 }
 
@@ -416,7 +433,7 @@ impl Silence {
         let mut failure = self.pulse.watch_failure();
         let failed = failure.wait_for(Option::is_some).await;
         let Some(failure) = failed.ok().and_then(|failure| failure.clone()) else { return };
-        let _ = self.events.send(Event::Stop);
+        self.events.send(Event::Stop);
         if failure.cure == Cure::Repair
             && let Err(error) = self.store.distrust(&failure.reason)
         {
@@ -478,9 +495,11 @@ async fn reap_unnamed(ring: Arc<dyn Ring>, proposals: Arc<Proposals>, boot: u64)
 const REAPED_AT_ONCE: u32 = 1000;
 
 /// The reply thread: callers are answered in the order of their agreements.
-fn answer(replies: &Receiver<Finished>) {
-    while let Ok(Finished { done, result }) = replies.recv() {
+fn answer(replies: &Incoming<Finished>, stage: &Stage) {
+    while let Some(Taken { item: Finished { done, result }, .. }) = replies.recv() {
+        let begun = Instant::now();
         done(result);
+        stage.service.observe(begun.elapsed());
     }
 }
 

@@ -12,9 +12,9 @@ use tests::program::command;
 
 use crate::{median, started};
 
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 9;
 const WRITERS: usize = 32;
-const FILES_EACH: usize = 100;
+const FILES_EACH: usize = 40;
 const FOLLOWERS: usize = 4;
 
 /// Creates per second by many writers in one zone of three, without and with followers of that

@@ -252,6 +252,10 @@ pub enum Op {
         zone: String,
         #[n(3)]
         expires: Timestamp,
+        /// What the node that uses it will be.
+        #[n(4)]
+        #[cbor(default)]
+        role: MemberRole,
     },
     #[n(13)]
     RevokeJoinToken {
@@ -471,6 +475,16 @@ pub enum Op {
         #[n(0)]
         limit: u32,
     },
+    /// What `fusion node` and `fusion zone` ask of a member; `None` leaves it.
+    #[n(35)]
+    SetMember {
+        #[n(0)]
+        node: NodeId,
+        #[n(1)]
+        role: Option<MemberRole>,
+        #[n(2)]
+        draining: Option<bool>,
+    },
 }
 
 /// The lock that an owner of a command's origin wants.
@@ -632,4 +646,56 @@ pub struct Member {
     /// BLAKE3 of the node's public key (SubjectPublicKeyInfo, DER): its identity.
     #[cbor(n(5), with = "minicbor::bytes")]
     pub key_hash: [u8; 32],
+    #[n(6)]
+    #[cbor(default)]
+    pub role: MemberRole,
+    /// It hands over what it has, and takes nothing new: no vote, no copies, no changes by its
+    /// own mount.
+    #[n(7)]
+    #[cbor(default)]
+    pub draining: bool,
+}
+
+impl Member {
+    /// Copies of bodies may be placed on it.
+    pub fn takes_bodies(&self) -> bool {
+        self.keeps_bodies() && !self.draining
+    }
+
+    /// It may still have bodies for others.
+    pub fn keeps_bodies(&self) -> bool {
+        self.role != MemberRole::Witness
+    }
+
+    /// It may be given a vote.
+    pub fn may_vote(&self) -> bool {
+        self.role != MemberRole::Observer && !self.draining
+    }
+}
+
+/// What a member is for. Who votes now is the ring's membership, not this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(index_only)]
+pub enum MemberRole {
+    /// Votes for its zone, or stands by while another node of the zone does.
+    #[default]
+    #[n(0)]
+    Voter,
+    /// Votes and keeps the tables, but no bodies, and has no mount.
+    #[n(1)]
+    Witness,
+    /// Never votes.
+    #[n(2)]
+    Observer,
+}
+
+impl MemberRole {
+    /// The word that people see.
+    pub fn word(self) -> &'static str {
+        match self {
+            MemberRole::Voter => "voter",
+            MemberRole::Witness => "witness",
+            MemberRole::Observer => "observer",
+        }
+    }
 }

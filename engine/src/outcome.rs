@@ -133,4 +133,7 @@ pub enum Refusal {
     #[n(24)]
     #[error("the two places count for different quotas")]
     CrossesQuota,
+    #[n(25)]
+    #[error("the node drains: it changes nothing any more")]
+    Draining,
 }

@@ -14,6 +14,7 @@ use crate::wait::{wait_for_ok, wait_until};
 /// Three (or more) zones; all stopped, unmounted and removed when dropped.
 pub struct Cluster {
     root: TempDir,
+    /// The nodes; the first one of each zone has the zone's name.
     zones: Vec<String>,
     _turn: MutexGuard<'static, ()>,
 }
@@ -27,11 +28,15 @@ pub struct Wishes {
     pub zones: usize,
     /// In milliseconds, one for each pair: z1-z2, z1-z3, z2-z3; empty = no distance.
     pub round_trips_ms: Vec<f64>,
+    /// In each zone: z1, z1b, ...
+    pub nodes: usize,
+    /// The last zone is a witness.
+    pub witness: bool,
 }
 
 impl Default for Wishes {
     fn default() -> Wishes {
-        Wishes { zones: 3, round_trips_ms: Vec::new() }
+        Wishes { zones: 3, round_trips_ms: Vec::new(), nodes: 1, witness: false }
     }
 }
 
@@ -51,12 +56,25 @@ impl Cluster {
             .prefix("fusion-test-")
             .tempdir()
             .expect("a temporary directory");
-        let zones = (1..=wishes.zones).map(|number| format!("z{number}")).collect();
+        let zones = (1..=wishes.zones)
+            .flat_map(|number| {
+                let alone = wishes.witness && number == wishes.zones;
+                let count = if alone { 1 } else { wishes.nodes };
+                ["", "b", "c"]
+                    .into_iter()
+                    .take(count)
+                    .map(move |letter| format!("z{number}{letter}"))
+            })
+            .collect();
         // A test that failed in its turn has left nothing behind: its cluster was dropped.
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let cluster = Cluster { root, zones, _turn: turn };
         let mut arguments = vec!["up".to_owned(), "--json".to_owned()];
         arguments.extend(["--zones".to_owned(), wishes.zones.to_string()]);
+        arguments.extend(["--nodes".to_owned(), wishes.nodes.to_string()]);
+        if wishes.witness {
+            arguments.push("--witness".to_owned());
+        }
         if !wishes.round_trips_ms.is_empty() {
             let values: Vec<String> = wishes.round_trips_ms.iter().map(f64::to_string).collect();
             arguments.extend(["--rtt".to_owned(), values.join(",")]);
@@ -126,6 +144,35 @@ impl Cluster {
         nodes.iter().find(|node| node["node"] == zone).cloned()
     }
 
+    /// The names of the voters, as a node knows them, in order.
+    pub fn voters(&self, node: &str) -> Vec<String> {
+        let status = self.status(node).unwrap_or_default();
+        let voters = status["ring"]["voters"].as_array().cloned().unwrap_or_default();
+        let mut names: Vec<String> =
+            voters.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
+        names.sort();
+        names
+    }
+
+    /// Waits until a node sees exactly these voters.
+    ///
+    /// # Panics
+    /// When it doesn't.
+    #[track_caller]
+    pub fn wait_for_voters(&self, node: &str, voters: &[&str]) {
+        wait_for_ok(&format!("{node} sees the voters {voters:?}"), || {
+            let seen = self.voters(node);
+            if seen == voters { Ok(()) } else { Err(format!("{seen:?}")) }
+        });
+    }
+
+    /// What `node` knows of `other`.
+    pub fn line(&self, node: &str, other: &str) -> Option<Value> {
+        let status = self.status(node)?;
+        let nodes = status["nodes"].as_array()?;
+        nodes.iter().find(|line| line["node"] == other).cloned()
+    }
+
     /// The last GSN in a zone's tables.
     pub fn gsn(&self, zone: &str) -> Option<u64> {
         self.node(zone)?["gsn_applied"].as_u64()
@@ -167,9 +214,19 @@ impl Cluster {
     /// When they don't get there.
     #[track_caller]
     pub fn wait_for_equal_state(&self) -> u64 {
-        wait_for_ok("all zones have the same GSN and state hash", || {
+        let zones: Vec<&str> = self.zones().collect();
+        self.wait_for_equal_state_of(&zones)
+    }
+
+    /// The same for some nodes.
+    ///
+    /// # Panics
+    /// When they don't get there.
+    #[track_caller]
+    pub fn wait_for_equal_state_of(&self, nodes: &[&str]) -> u64 {
+        wait_for_ok(&format!("{nodes:?} have the same GSN and state hash"), || {
             let states: Vec<(u64, String)> =
-                self.zones().map(|zone| self.state(zone)).collect::<Result<_, _>>()?;
+                nodes.iter().map(|node| self.state(node)).collect::<Result<_, _>>()?;
             let equal = states.iter().all(|state| *state == states[0]);
             if equal { Ok(states[0].0) } else { Err(format!("{states:?}")) }
         })

@@ -112,7 +112,7 @@ impl Replica {
             if record.gsn < self.header.gsn.next() {
                 continue;
             }
-            if self.halted || !self.header.admits(&record) {
+            if self.halted || self.is_removed() || !self.header.admits(&record) {
                 break;
             }
             self.execute_foreign(record);
@@ -155,6 +155,7 @@ impl Replica {
 
     /// The tables were replaced by a newer state.
     pub(super) fn installed(&mut self, header: Header, finished_seq: u64) {
+        self.durable = self.durable.max(header.gsn);
         if header.gsn <= self.header.gsn {
             // The order has overtaken it on the way here. What was agreed beyond it goes on
             // top of it.

@@ -30,6 +30,8 @@ pub enum Effect {
     PeerDiverged { peer: NodeId, gsn: Gsn },
     /// This node was recovered without its log, and may vote again from here on.
     MemoryWhole,
+    /// This node is no member any more, by the agreement `gsn`. It does nothing from now on.
+    Removed { gsn: Gsn },
     /// Nobody waits for this node any more (or 3 s have passed in vain).
     ShutdownDone,
 }

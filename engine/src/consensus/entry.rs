@@ -1,6 +1,6 @@
 //! What lanes carry, and who carries them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use minicbor::{Decode, Encode};
 
@@ -37,7 +37,7 @@ pub enum EntryKind {
         #[n(0)]
         activate: Option<NodeId>,
     },
-    /// A new membership from here on; void if its epoch is not the next one.
+    /// A new membership from here on; void if it does not follow the one before.
     #[n(3)]
     Reconfigure(#[n(0)] Config),
 }
@@ -54,6 +54,10 @@ pub struct Config {
     /// How far (logical µs) a promise may lead the last chosen entry: `L` of the protocol.
     #[n(2)]
     pub promise_lead_us: u64,
+    /// Nodes that were removed, for ever: what they say is not listened to.
+    #[n(3)]
+    #[cbor(default)]
+    pub removed: BTreeSet<NodeId>,
 }
 
 impl Config {
@@ -67,6 +71,7 @@ impl Config {
             epoch: Epoch(1),
             voters: BTreeMap::from([(node, 1)]),
             promise_lead_us: Self::PROMISE_LEAD_US,
+            removed: BTreeSet::new(),
         }
     }
 }

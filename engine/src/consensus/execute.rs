@@ -60,7 +60,7 @@ impl Header {
 
     /// The stop sign: whatever the old epoch's lanes hold beyond this position is void.
     fn reconfigure(&mut self, config: &Config, start: Ts) {
-        if config.epoch.0 != self.config.epoch.0 + 1 || !config.is_sound() {
+        if !config.follows(&self.config) {
             return; // Another membership came first.
         }
         let owners: Vec<NodeId> = self.active.keys().map(|lane| lane.node).collect();
@@ -77,7 +77,7 @@ impl Header {
         *self.config.voters.keys().next().expect("a membership has voters")
     }
 
-    fn hash_with(&self, record: &OrderRecord) -> StateHash {
+    pub(super) fn hash_with(&self, record: &OrderRecord) -> StateHash {
         let bytes = minicbor::to_vec(record).expect("a vector takes every byte");
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.order_hash.0);
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
     use crate::consensus::entry::Entry;
     use crate::ids::Epoch;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     fn execute(header: &mut Header, lane: LaneId, ts: u64, kind: EntryKind) {
         let idx = header.active[&lane].next;
@@ -139,7 +139,8 @@ mod tests {
         let mut header = three_nodes();
         execute(&mut header, lane(1, 1, 0), 5, activate(2));
         let voters = BTreeMap::from([(NodeId(2), 1), (NodeId(4), 1)]);
-        let config = Config { epoch: Epoch(2), voters, promise_lead_us: 7 };
+        let removed = BTreeSet::from([NodeId(9)]);
+        let config = Config { epoch: Epoch(2), voters, promise_lead_us: 7, removed };
         execute(&mut header, lane(1, 1, 0), 6, EntryKind::Reconfigure(config.clone()));
         assert_eq!(header.active.keys().collect::<Vec<_>>(), [&lane(2, 2, 0)]);
         assert_eq!(header.config, config);

@@ -204,6 +204,9 @@ impl Replica {
         if !own_words || foreign || origin == self.me || commands.len() > BATCH_COMMANDS_MAX {
             return self.nonsense();
         }
+        if self.header.config.removed.contains(&origin) {
+            return; // Passed on by somebody who does not know yet.
+        }
         if !self.own.as_ref().is_some_and(|own| own.takes_proposals()) {
             return self.relay(origin, hops, commands, activate);
         }

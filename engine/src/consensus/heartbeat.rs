@@ -64,6 +64,7 @@ impl Replica {
             follow: false,
             proposing: self.own.as_ref().is_some_and(|own| own.takes_proposals()),
             mute: self.is_mute().then(|| self.wants_epoch()),
+            durable: self.durable,
         };
         let leader = self.followed();
         for to in self.audience() {
@@ -98,6 +99,7 @@ impl Replica {
         let peer: &mut Peer = self.peers.entry(from).or_default();
         peer.echo = Some((sent_us, now_us));
         peer.gsn = peer.gsn.max(gsn);
+        peer.durable = peer.durable.max(heartbeat.durable);
         peer.follows = follow;
         peer.proposing = heartbeat.proposing;
         peer.mute = heartbeat.mute.is_some();

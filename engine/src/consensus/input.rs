@@ -1,11 +1,11 @@
 //! What happens to a replica.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::message::Message;
 use super::record::Header;
 use crate::command::Command;
-use crate::ids::{Gsn, NodeId, StateHash};
+use crate::ids::{Epoch, Gsn, NodeId, StateHash};
 
 #[derive(Clone, Debug)]
 pub enum Input {
@@ -19,9 +19,12 @@ pub enum Input {
     /// starting at 1. They are agreed in this order, each once, unless the node stops.
     /// Commands of one input travel together as far as limits allow.
     Propose(Vec<Command>),
-    /// Asks for a new membership (voter → weight). Takes effect when it is executed (see
-    /// `header().config`); dropped if another membership comes first. On a voter only.
-    Reconfigure { voters: BTreeMap<NodeId, u32> },
+    /// Asks for the membership after that of `epoch`: these voters (→ weight), and `remove` out
+    /// of the volume for good. Takes effect when it is executed (see `header().config`).
+    /// Dropped if `epoch` is not the present one, if another membership comes first, while the
+    /// present one is not settled (`RingStatus::settled`), and on a node without a vote: ask
+    /// again.
+    Reconfigure { epoch: Epoch, voters: BTreeMap<NodeId, u32>, remove: BTreeSet<NodeId> },
     /// Asks for the present membership as a new epoch, so that a voter that lost its log may
     /// vote again. Otherwise as `Reconfigure`.
     Renew,

@@ -25,6 +25,7 @@ impl Replica {
     /// Executes every agreement that the lanes allow.
     pub(super) fn merge(&mut self) {
         while !self.halted
+            && !self.is_removed()
             && let Merge::Ready(lane) = self.next_agreement()
         {
             let idx = self.header.active[&lane].next;

@@ -194,6 +194,10 @@ pub struct Heartbeat {
     /// does not know yet which.
     #[n(9)]
     pub mute: Option<bool>,
+    /// Everything up to this agreement is durable at the sender.
+    #[n(10)]
+    #[cbor(default)]
+    pub durable: Gsn,
 }
 
 /// Bytes that are not a message.

@@ -8,7 +8,7 @@
 //!
 //! Reading order: [`entry`], [`record`], [`message`], [`replica`], `propose`, `accept`,
 //! `promise`, `merge`, `execute`, `takeover`, `forward`, `activation`, `catchup`, `diverge`,
-//! `amnesia`.
+//! `amnesia`, `reconfigure`, `force`.
 
 mod accept;
 mod activation;
@@ -19,6 +19,7 @@ pub mod diverge;
 pub mod effect;
 pub mod entry;
 mod execute;
+mod force;
 mod forward;
 mod heartbeat;
 pub mod input;
@@ -46,6 +47,7 @@ mod tests;
 
 pub use effect::Effect;
 pub use entry::{Config, Entry, EntryKind};
+pub use force::FORCED_EPOCHS;
 pub use input::Input;
 pub use message::Message;
 pub use record::{ActiveLane, Header, LogRecord, OrderRecord, Recovered};

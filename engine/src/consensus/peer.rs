@@ -13,6 +13,8 @@ pub(super) struct Peer {
     pub echo: Option<(u64, u64)>,
     /// The last agreement that it reported as executed.
     pub gsn: Gsn,
+    /// The last agreement that it reported as durable in its tables.
+    pub durable: Gsn,
     pub state: Option<(Gsn, StateHash)>,
     /// What comparing its hashes with ours showed last.
     pub verdict: Option<Verdict>,

@@ -39,6 +39,20 @@ impl Config {
         (2 * weight > self.total_weight()).then_some(farthest_us)
     }
 
+    /// Whether this can be the membership after `before`.
+    ///
+    /// Whoever was removed stays so. A voter is not removed in one go: it must lose its vote in
+    /// one epoch and can go in a later one. Until then it is a member that others can catch up
+    /// from, also if it alone knows that its vote is gone (docs/design/0001, "Epochs").
+    pub fn follows(&self, before: &Config) -> bool {
+        let mut fresh = self.removed.difference(&before.removed);
+        self.epoch.0 == before.epoch.0 + 1
+            && self.is_sound()
+            && self.removed.is_superset(&before.removed)
+            && !fresh.any(|node| before.is_voter(*node))
+            && !self.voters.keys().any(|node| self.removed.contains(node))
+    }
+
     /// A membership that can decide something.
     pub fn is_sound(&self) -> bool {
         let weights = || self.voters.values();
@@ -61,12 +75,14 @@ const PROMISE_LEAD_US_MAX: u64 = 60_000_000;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::ids::Epoch;
 
     fn config(weights: &[u32]) -> Config {
         let voters = (1..).map(NodeId).zip(weights.iter().copied()).collect();
-        Config { epoch: Epoch(1), voters, promise_lead_us: 1 }
+        Config { epoch: Epoch(1), voters, promise_lead_us: 1, removed: BTreeSet::new() }
     }
 
     #[test]
@@ -78,6 +94,26 @@ mod tests {
         assert!(!quorum(&config(&[2, 1]), &[2]));
         assert!(quorum(&config(&[1, 1, 1]), &[1, 3]));
         assert!(!quorum(&config(&[1, 1, 1]), &[1, 7]));
+    }
+
+    #[test]
+    fn a_voter_loses_its_vote_before_it_is_removed_and_never_comes_back() {
+        let before = config(&[1, 1, 1]);
+        let next = |before: &Config, voters: &[u16], removed: &[u16]| Config {
+            epoch: Epoch(before.epoch.0 + 1),
+            voters: voters.iter().map(|&node| (NodeId(node), 1)).collect(),
+            removed: removed.iter().copied().map(NodeId).collect(),
+            ..before.clone()
+        };
+        assert!(!next(&before, &[1, 2], &[3]).follows(&before));
+        let without = next(&before, &[1, 2], &[]);
+        assert!(without.follows(&before));
+        assert!(!without.follows(&without));
+        let gone = next(&without, &[1, 2], &[3]);
+        assert!(gone.follows(&without));
+        assert!(!next(&gone, &[1, 2, 3], &[3]).follows(&gone));
+        assert!(!next(&gone, &[1, 2, 3], &[]).follows(&gone));
+        assert!(next(&gone, &[1, 2, 4], &[3]).follows(&gone));
     }
 
     #[test]

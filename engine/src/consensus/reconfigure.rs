@@ -1,52 +1,81 @@
 //! Changing the membership of the ring.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::effect::Effect;
 use super::entry::{Config, EntryKind};
 use super::replica::Replica;
-use crate::ids::{Epoch, LaneId, NodeId};
+use crate::ids::{Epoch, Gsn, LaneId, NodeId};
 
 /// A membership that this node wants.
 #[derive(Clone, Debug)]
 pub(super) struct Reconfiguring {
-    voters: BTreeMap<NodeId, u32>,
+    wanted: Config,
     /// The lane in which it was proposed; in another one it must be proposed again.
     proposed: Option<LaneId>,
 }
 
 impl Replica {
-    pub(super) fn reconfigure(&mut self, voters: BTreeMap<NodeId, u32>) {
-        let wanted = Config { voters, ..self.header.config.clone() };
-        assert!(wanted.is_sound(), "a membership has voters of some weight: {wanted:?}");
-        if wanted.voters != self.header.config.voters {
-            self.reconfiguring = Some(Reconfiguring { voters: wanted.voters, proposed: None });
+    pub(super) fn reconfigure(
+        &mut self,
+        epoch: Epoch,
+        voters: BTreeMap<NodeId, u32>,
+        remove: &BTreeSet<NodeId>,
+    ) {
+        let present = &self.header.config;
+        let wanted = Config {
+            epoch: Epoch(epoch.0.saturating_add(1)),
+            voters,
+            removed: present.removed.union(remove).copied().collect(),
+            ..present.clone()
+        };
+        let changes = (&wanted.voters, &wanted.removed) != (&present.voters, &present.removed);
+        if changes && wanted.follows(present) && self.is_voter() && self.is_settled() {
+            self.reconfiguring = Some(Reconfiguring { wanted, proposed: None });
         }
     }
 
     /// The same membership once more.
     pub(super) fn renew(&mut self) {
-        let voters = self.header.config.voters.clone();
-        self.reconfiguring.get_or_insert(Reconfiguring { voters, proposed: None });
+        let present = &self.header.config;
+        let wanted = Config { epoch: Epoch(present.epoch.0.saturating_add(1)), ..present.clone() };
+        if wanted.follows(present) && self.is_voter() && self.is_settled() {
+            self.reconfiguring.get_or_insert(Reconfiguring { wanted, proposed: None });
+        }
+    }
+
+    /// A quorum of the present membership has its beginning durably.
+    ///
+    /// The membership before may then be gone: whoever comes later finds a node of the present
+    /// one that knows it. Without that, voters that lose their votes and go could take the only
+    /// knowledge of the change with them.
+    pub(super) fn is_settled(&self) -> bool {
+        let config = &self.header.config;
+        let durable = |node: NodeId| match node == self.me {
+            true => self.durable,
+            false => self.peers.get(&node).map_or(Gsn(0), |peer| peer.durable),
+        };
+        let has = |node: &NodeId| durable(*node) >= self.epoch_gsn;
+        config.quorum(config.voters.keys().copied().filter(has))
     }
 
     /// The entry to propose in `lane`, if one is wanted.
     pub(super) fn reconfiguration(&mut self, lane: LaneId) -> Option<EntryKind> {
-        let wanted = self.reconfiguring.as_mut()?;
-        if wanted.proposed == Some(lane) {
+        let reconfiguring = self.reconfiguring.as_mut()?;
+        if reconfiguring.proposed == Some(lane) {
             return None;
         }
-        wanted.proposed = Some(lane);
-        let epoch = Epoch(self.header.config.epoch.0 + 1);
-        let promise_lead_us = self.header.config.promise_lead_us;
-        let voters = wanted.voters.clone();
-        Some(EntryKind::Reconfigure(Config { epoch, voters, promise_lead_us }))
+        reconfiguring.proposed = Some(lane);
+        Some(EntryKind::Reconfigure(reconfiguring.wanted.clone()))
     }
 
     /// A new membership is in force: this node's wish is fulfilled, or was made for another.
     pub(super) fn reconfigured(&mut self) {
         self.reconfiguring = None;
+        self.epoch_gsn = self.header.gsn;
         self.recollect();
-        self.estimate();
+        let removed = &self.header.config.removed;
+        self.peers.retain(|node, _| !removed.contains(node));
         if !self.is_voter() {
             self.takeovers.clear();
         }
@@ -54,5 +83,14 @@ impl Replica {
         for peer in self.peers.iter_mut().filter(|(node, _)| config.is_voter(**node)) {
             peer.1.follows = false;
         }
+        if self.is_removed() {
+            self.out.push(Effect::Removed { gsn: self.header.gsn });
+        }
+        self.estimate();
+    }
+
+    /// This node was removed, and knows it: it is silent from then on.
+    pub(super) fn is_removed(&self) -> bool {
+        self.header.config.removed.contains(&self.me)
     }
 }

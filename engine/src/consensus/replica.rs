@@ -39,6 +39,10 @@ pub struct Replica {
 
     // What is agreed, and what this node has accepted.
     pub(super) header: Header,
+    /// The agreement with which the present epoch began, or a later one.
+    pub(super) epoch_gsn: Gsn,
+    /// Everything executed up to here is durable.
+    pub(super) durable: Gsn,
     pub(super) lanes: BTreeMap<LaneId, LaneLog>,
     pub(super) started: BTreeSet<LaneId>,
     pub(super) retained: Retained,
@@ -117,6 +121,8 @@ impl Replica {
             #[cfg(test)]
             config_at_start: header.config.clone(),
             retained: Retained::new(&header, over),
+            epoch_gsn: header.gsn,
+            durable: Gsn(0),
             header,
             lanes,
             started,
@@ -150,6 +156,9 @@ impl Replica {
     /// node's clock, µs since the Unix epoch; a step backwards counts as standing still.
     pub fn step(&mut self, now_us: u64, input: Input, effects: &mut Vec<Effect>) {
         self.pass_time(now_us);
+        if self.is_removed() {
+            return;
+        }
         match input {
             Input::Start => self.start(),
             Input::Timer => {}
@@ -157,15 +166,28 @@ impl Replica {
             Input::Propose(commands) => {
                 commands.into_iter().for_each(|command| self.queue.push(command));
             }
-            Input::Reconfigure { voters } => self.reconfigure(voters),
+            Input::Reconfigure { epoch, voters, remove } => {
+                self.reconfigure(epoch, voters, &remove);
+            }
             Input::Renew => self.renew(),
             Input::Installed { header, finished_seq } => self.installed(header, finished_seq),
-            Input::AppliedDurable(gsn) => self.truncate(gsn),
+            Input::AppliedDurable(gsn) => {
+                self.durable = self.durable.max(gsn);
+                self.truncate(gsn);
+            }
             Input::StateHash { gsn, hash } => self.note_state(gsn, hash),
             Input::PeerUp(node) => self.peer_up(node),
             Input::PeerDown(_) => {}
             Input::Shutdown => self.shut_down(),
         }
+        if !self.is_removed() {
+            self.act();
+        }
+        effects.append(&mut self.out);
+    }
+
+    /// What may follow from any input.
+    fn act(&mut self) {
         self.merge();
         self.flush();
         if self.now_us >= self.next_beat_us {
@@ -173,12 +195,12 @@ impl Replica {
         }
         self.hasten_beat();
         self.feed_followers();
-        effects.append(&mut self.out);
     }
 
     /// When [`Input::Timer`] is due, by the clock that `step` is given; changes with each step.
+    /// `None` once this node is removed.
     pub fn next_timer(&self) -> Option<u64> {
-        Some(self.next_beat_us.saturating_sub(self.set_back_us))
+        (!self.is_removed()).then(|| self.next_beat_us.saturating_sub(self.set_back_us))
     }
 
     /// Where the order stands here.
@@ -226,6 +248,10 @@ impl Replica {
     }
 
     fn on_message(&mut self, from: NodeId, message: Message) {
+        // The network lets members in only; a removed one may have sent this before.
+        if self.header.config.removed.contains(&from) {
+            return;
+        }
         if from != self.me {
             self.peers.entry(from).or_default().heard_us = Some(self.now_us);
         }

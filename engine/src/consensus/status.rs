@@ -29,6 +29,8 @@ pub struct RingStatus {
     pub clock_offset_us: i64,
     /// A majority was heard of within the suspicion time.
     pub quorum: bool,
+    /// A majority has the present membership durably: another change may follow.
+    pub settled: bool,
     /// Own commands that are not executed yet.
     pub pending: usize,
     /// Newest agreement that any peer reported.
@@ -89,6 +91,7 @@ impl Replica {
             lead_us: self.lead_us(),
             clock_offset_us: self.clock_offset_us,
             quorum: self.hears_quorum(),
+            settled: self.is_settled(),
             pending: self.queue.len(),
             gsn_of_peers: self.peers.values().map(|peer| peer.gsn).max().unwrap_or_default(),
             takeovers: self.takeovers.keys().copied().collect(),

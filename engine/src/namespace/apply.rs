@@ -13,8 +13,8 @@ use crate::outcome::{Outcome, Refusal, Verdict};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
     /// `None` when the command was skipped and has no outcome: it leaves a gap in its origin's
-    /// sequence, comes from an earlier boot, or is a duplicate so old that its outcome is not
-    /// kept any more.
+    /// sequence, comes from an earlier boot or a removed node, or is a duplicate so old that its
+    /// outcome is not kept any more.
     pub outcome: Option<Outcome>,
     /// False when the command changed nothing because it was applied before or skipped.
     pub fresh: bool,
@@ -50,7 +50,7 @@ pub enum Touched {
     Gone { ino: Ino, last: Inode },
     /// The right to write the body changed hands.
     Token { ino: Ino, holder: Option<NodeId> },
-    /// A member came or moved.
+    /// A member came, moved, changed its role, or went.
     Members,
     /// A child volume came.
     Volumes,
@@ -79,7 +79,7 @@ pub enum Touched {
 /// operation is an [`Outcome::Refused`], never an `Err`. Times come from the command, never
 /// from a clock. A refusal changes nothing but the origin's sequence.
 ///
-/// Commands of nodes that are not members are refused with [`Refusal::NotPermitted`], though
+/// Commands of nodes that were removed are skipped. Commands of nodes that are not members yet are refused with [`Refusal::NotPermitted`], though
 /// they take their place in the sequence; the one exception is the first node of a volume,
 /// which admits itself while there are no members.
 ///
@@ -91,6 +91,9 @@ pub fn apply<T: Tables>(
     command: &Command,
 ) -> Result<Applied, TablesError> {
     let mut state = State::load(tables, gsn)?;
+    if super::departed::is_departed(&mut state, command.id.origin)? {
+        return Ok(Applied { outcome: None, fresh: false, touched: Vec::new() });
+    }
     match dedup::admit(&mut state, command.id)? {
         dedup::Admission::Skip(outcome) => {
             Ok(Applied { outcome, fresh: false, touched: Vec::new() })
@@ -172,6 +175,9 @@ fn run_op<T: Tables>(state: &mut State<'_, T>, command: &Command) -> Result<Outc
         Op::MakeUnnamed { .. } => super::unnamed::make(state, command),
         Op::DropUnnamed { ino } => super::unnamed::drop(state, command, *ino),
         Op::ReapUnnamed { limit } => super::unnamed::reap(state, command, *limit),
+        Op::SetMember { node, role, draining } => {
+            super::member::set_member(state, *node, *role, *draining)
+        }
     }
 }
 

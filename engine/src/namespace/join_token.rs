@@ -7,7 +7,7 @@ use super::codec::to_cbor;
 use super::keys;
 use super::state::State;
 use super::tables::Tables;
-use crate::command::{Command, Op};
+use crate::command::{Command, Member, MemberRole, Op};
 use crate::outcome::{Outcome, Refusal};
 use crate::time::Timestamp;
 
@@ -25,6 +25,10 @@ pub struct JoinToken {
     /// Compared with the time of the admitting command.
     #[n(2)]
     pub expires: Timestamp,
+    /// What the new node will be.
+    #[n(3)]
+    #[cbor(default)]
+    pub role: MemberRole,
 }
 
 /// `IdInUse` if the id is taken, `Invalid` if the zone's name is unfit.
@@ -32,7 +36,7 @@ pub(super) fn create<T: Tables>(
     state: &mut State<'_, T>,
     command: &Command,
 ) -> Result<Outcome, Stop> {
-    let Op::CreateJoinToken { id, secret_hash, zone, expires } = &command.op else {
+    let Op::CreateJoinToken { id, secret_hash, zone, expires, role } = &command.op else {
         return Err(Refusal::Invalid.into());
     };
     super::member::check_label(zone)?;
@@ -42,7 +46,8 @@ pub(super) fn create<T: Tables>(
     if state.get(keys::join_token(*id))?.is_some() {
         return Err(Refusal::IdInUse.into());
     }
-    let token = JoinToken { secret_hash: *secret_hash, zone: zone.clone(), expires: *expires };
+    let token =
+        JoinToken { secret_hash: *secret_hash, zone: zone.clone(), expires: *expires, role: *role };
     state.put(keys::join_token(*id), to_cbor(&token))?;
     Ok(Outcome::Done)
 }
@@ -57,18 +62,18 @@ pub(super) fn revoke<T: Tables>(state: &mut State<'_, T>, id: u64) -> Result<Out
 }
 
 /// Uses up the token: `BadJoinToken` unless it exists, is not expired at the command's time,
-/// and is for that zone.
+/// and is for that zone and role.
 pub(super) fn spend<T: Tables>(
     state: &mut State<'_, T>,
     id: u64,
-    zone: &str,
+    node: &Member,
     time: Timestamp,
 ) -> Result<(), Stop> {
     let Some(value) = state.get(keys::join_token(id))? else {
         return Err(Refusal::BadJoinToken.into());
     };
     let token: JoinToken = super::codec::from_cbor(value, "join tokens")?;
-    if token.expires < time || token.zone != zone {
+    if token.expires < time || token.zone != node.zone_name || token.role != node.role {
         return Err(Refusal::BadJoinToken.into());
     }
     state.delete(keys::join_token(id))?;

@@ -15,6 +15,7 @@ pub(super) const RESERVATIONS: &[u8] = b"B";
 pub(super) const JOIN_TOKENS: &[u8] = b"J";
 pub(super) const VOLUMES: &[u8] = b"W";
 pub(super) const LOCKS: &[u8] = b"L";
+pub(super) const DEPARTED: &[u8] = b"D";
 
 pub(super) fn inode(ino: Ino) -> Vec<u8> {
     key(b'I', &ino.0.to_be_bytes(), &[])
@@ -67,6 +68,15 @@ pub(super) fn outcome(node: NodeId, slot: u16) -> Vec<u8> {
 
 pub(super) fn member(node: NodeId) -> Vec<u8> {
     key(b'M', &node.0.to_be_bytes(), &[])
+}
+
+pub(super) fn departed(node: NodeId) -> Vec<u8> {
+    key(b'D', &node.0.to_be_bytes(), &[])
+}
+
+/// What all outcome keys of `node` begin with.
+pub(super) fn outcomes(node: NodeId) -> Vec<u8> {
+    key(b'R', &node.0.to_be_bytes(), &[])
 }
 
 pub(super) fn held(node: NodeId) -> Vec<u8> {

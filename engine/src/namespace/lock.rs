@@ -225,7 +225,7 @@ pub(super) fn drop_starts<T: Tables>(
     if node != command.id.origin {
         return Err(Refusal::NotPermitted.into());
     }
-    drop_locks(state, |of, of_boot| of == node && of_boot < boot)?;
+    change_rows(state, |row| drop_locks(row, |of, of_boot| of == node && of_boot < boot))?;
     Ok(Outcome::Done)
 }
 
@@ -245,11 +245,27 @@ fn forget_strangers<T: Tables>(
     Ok(())
 }
 
+/// Gives up all locks of `node`, and forgets that it ever asked: it is no member any more.
+pub(super) fn forget_node<T: Tables>(
+    state: &mut State<'_, T>,
+    node: NodeId,
+) -> Result<(), TablesError> {
+    change_rows(state, |row| {
+        drop_locks(row, |of, _| of == node);
+        row.uses.retain(|used| used.node != node);
+    })
+}
+
 /// Gives up the locks of the (node, start) that `gone` names, and lets others keep what they
 /// kept.
-pub(super) fn drop_locks<T: Tables>(
+fn drop_locks(row: &mut LockRow, gone: impl Fn(NodeId, u64) -> bool) {
+    row.locks.forget(|owner| gone(owner.node, owner.boot));
+    row.keeper = row.keeper.filter(|keeper| !gone(keeper.node, keeper.boot));
+}
+
+fn change_rows<T: Tables>(
     state: &mut State<'_, T>,
-    gone: impl Fn(NodeId, u64) -> bool,
+    change: impl Fn(&mut LockRow),
 ) -> Result<(), TablesError> {
     let mut rows = Vec::new();
     let mut broken = None;
@@ -266,8 +282,7 @@ pub(super) fn drop_locks<T: Tables>(
     }
     for (ino, before) in rows {
         let mut after = before.clone();
-        after.locks.forget(|owner| gone(owner.node, owner.boot));
-        after.keeper = after.keeper.filter(|keeper| !gone(keeper.node, keeper.boot));
+        change(&mut after);
         if after != before {
             store(state, ino, &before, after)?;
         }

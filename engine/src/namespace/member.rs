@@ -6,7 +6,7 @@ use super::state::State;
 use super::tables::{Tables, TablesError};
 use super::view::View;
 use super::{join_token, keys};
-use crate::command::{Command, Member, Op};
+use crate::command::{Command, Member, MemberRole, Op};
 use crate::ids::{Gsn, NodeId};
 use crate::outcome::{Outcome, Refusal};
 
@@ -16,13 +16,18 @@ const LABEL_LEN_MAX: usize = 63;
 const ADDRESS_LEN_MAX: usize = 259;
 
 /// Refuses commands of strangers: `NotPermitted` unless the origin is a member, or admits
-/// itself while there are no members.
+/// itself while there are no members. `Draining` if it drains and the command would change the
+/// tree: what it has is to become less.
 pub(super) fn check_origin<T: Tables>(
     state: &mut State<'_, T>,
     command: &Command,
 ) -> Result<(), Stop> {
-    if is_member(state, command.id.origin)? {
-        return Ok(());
+    if let Some(value) = state.get(keys::member(command.id.origin))? {
+        let member: Member = from_cbor(value, "members")?;
+        return match member.draining && changes_tree(&command.op) {
+            true => Err(Refusal::Draining.into()),
+            false => Ok(()),
+        };
     }
     let itself = match &command.op {
         Op::AdmitNode { node, token: None } => node.id == command.id.origin,
@@ -37,7 +42,8 @@ pub(super) fn check_origin<T: Tables>(
 /// `BadJoinToken` without a good token, unless it is the first member. `IdInUse` if the id
 /// was somebody's, or zone id and zone name don't belong together as the other members have
 /// them: the proposer takes the next id and tries again. `Exists` if the name or the key is
-/// another member's. `Invalid` for unfit names or addresses.
+/// another member's. `Invalid` for unfit names or addresses, and for a first member that is no
+/// voter.
 pub(super) fn admit<T: Tables>(
     state: &mut State<'_, T>,
     command: &Command,
@@ -47,18 +53,21 @@ pub(super) fn admit<T: Tables>(
     check_label(&node.name)?;
     check_label(&node.zone_name)?;
     check_address(&node.address)?;
-    if node.id == NodeId(0) {
+    let members = members(state)?;
+    let fit = !node.draining && (!members.is_empty() || node.role == MemberRole::Voter);
+    if node.id == NodeId(0) || !fit {
         return Err(Refusal::Invalid.into());
     }
-    let members = members(state)?;
     match (members.is_empty(), token) {
         (true, None) => {}
-        (_, Some(id)) => join_token::spend(state, id, &node.zone_name, command.time)?,
+        (_, Some(id)) => join_token::spend(state, id, node, command.time)?,
         (false, None) => return Err(Refusal::BadJoinToken.into()),
     }
     // A node that proposed before was a member once. Ids are not given to a second machine:
     // its op ids would be taken for the first one's. The first member numbers itself.
-    if !members.is_empty() && state.get(keys::origin(node.id))?.is_some() {
+    let was_somebodys = state.get(keys::origin(node.id))?.is_some()
+        || state.get(keys::departed(node.id))?.is_some();
+    if !members.is_empty() && was_somebodys {
         return Err(Refusal::IdInUse.into());
     }
     for other in &members {
@@ -91,6 +100,31 @@ pub(super) fn move_node<T: Tables>(
     let mut member: Member = from_cbor(value, "members")?;
     if member.address != address {
         member.address = address.to_owned();
+        state.put(keys::member(node), to_cbor(&member))?;
+        state.touch(Touched::Members);
+    }
+    Ok(Outcome::Done)
+}
+
+/// Changes what a member is for, or whether it drains. `NotFound` if it is no member, `Invalid`
+/// for making a witness of a node that was none, or the reverse: a witness has no bodies to
+/// become anything else with. Any member may ask: the operator speaks through it.
+pub(super) fn set_member<T: Tables>(
+    state: &mut State<'_, T>,
+    node: NodeId,
+    role: Option<MemberRole>,
+    draining: Option<bool>,
+) -> Result<Outcome, Stop> {
+    let Some(value) = state.get(keys::member(node))? else {
+        return Err(Refusal::NotFound.into());
+    };
+    let before: Member = from_cbor(value, "members")?;
+    let role = role.unwrap_or(before.role);
+    if (role == MemberRole::Witness) != (before.role == MemberRole::Witness) {
+        return Err(Refusal::Invalid.into());
+    }
+    let member = Member { role, draining: draining.unwrap_or(before.draining), ..before.clone() };
+    if member != before {
         state.put(keys::member(node), to_cbor(&member))?;
         state.touch(Touched::Members);
     }
@@ -151,6 +185,25 @@ fn check_address(address: &str) -> Result<(), Refusal> {
     } else {
         Err(Refusal::Invalid)
     }
+}
+
+/// What a mount asks for, as opposed to what finishes or reports earlier work.
+fn changes_tree(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Make { .. }
+            | Op::Link { .. }
+            | Op::Unlink { .. }
+            | Op::Rmdir { .. }
+            | Op::Rename { .. }
+            | Op::SetAttr { .. }
+            | Op::SetXattr { .. }
+            | Op::RemoveXattr { .. }
+            | Op::TakeToken { .. }
+            | Op::SetAcl { .. }
+            | Op::Whiteout { .. }
+            | Op::MakeUnnamed { .. }
+    )
 }
 
 /// The members before this command.

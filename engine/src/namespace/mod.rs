@@ -27,6 +27,7 @@
 //! | lock waits | `G`, node u16, boot u64, owner u64, ino u64 | nothing: that owner of a POSIX lock waits there |
 //! | quotas     | `Q`, directory u64            | drawn in `quota.rs` |
 //! | reservations | `B`, directory u64, node u16 | drawn in `quota.rs` |
+//! | departed   | `D`, node u16                 | removed node in CBOR |
 //! | volume     | `V`                           | volume key, 32 bytes |
 //! | summary    | `S`                           | row hash 32 bytes, inodes u64, bytes u64 |
 //!
@@ -52,6 +53,7 @@ mod acl;
 mod apply;
 mod codec;
 mod dedup;
+mod departed;
 mod directory;
 mod genesis;
 mod inode;
@@ -79,6 +81,7 @@ mod tests;
 
 pub use apply::{Applied, Touched, apply};
 pub use dedup::{OUTCOMES_KEPT, Origin};
+pub use departed::{Departed, retire};
 pub use directory::DirEntry;
 pub use genesis::{VolumeParams, genesis, genesis_of_child};
 pub use inode::{Directory, FileType, Inode};

@@ -518,6 +518,18 @@ pub(super) fn give_back<T: Tables>(
     Ok(Outcome::Done)
 }
 
+/// Gives back all that `node` has reserved anywhere: it is no member any more.
+pub(super) fn forget_node<T: Tables>(
+    state: &mut State<'_, T>,
+    node: NodeId,
+) -> Result<(), TablesError> {
+    let reserved = View(state.before()).reservations()?;
+    for (quota, _, was) in reserved.into_iter().filter(|(_, of, _)| *of == node) {
+        state.set_reservation(quota, node, was, Reservation::default())?;
+    }
+    Ok(())
+}
+
 /// Turns reserved bytes of `node` into bytes that are about to be used.
 pub(super) fn spend<T: Tables>(
     state: &mut State<'_, T>,

@@ -74,6 +74,23 @@ pub(super) fn reap<T: Tables>(
     Ok(Outcome::Done)
 }
 
+/// Removes all that `node` made: it is no member any more.
+pub(super) fn forget_node<T: Tables>(
+    state: &mut State<'_, T>,
+    node: NodeId,
+) -> Result<(), TablesError> {
+    for (ino, _) in rows(state.before(), node)? {
+        match remove(state, ino) {
+            Ok(()) => {}
+            Err(Stop::Broken(error)) => return Err(error),
+            Err(Stop::Refused(refusal)) => {
+                return Err(TablesError(format!("unnamed file {ino} is not whole: {refusal}")));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The unnamed files of `node`, each with the start that made it.
 pub(super) fn rows(tables: &impl Tables, node: NodeId) -> Result<Vec<(Ino, u64)>, TablesError> {
     let mut rows = Vec::new();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::codec::{Reader, from_cbor};
 use super::dedup::{self, Origin};
+use super::departed::Departed;
 use super::directory::{self, DirEntry};
 use super::inode::{FileType, Inode};
 use super::join_token::JoinToken;
@@ -127,6 +128,14 @@ impl<T: Tables> View<T> {
         self.0.get(&keys::member(node))?.map(|bytes| from_cbor(&bytes, "members")).transpose()
     }
 
+    /// Nodes that were removed, by id.
+    pub fn departed(&self) -> Result<Vec<(NodeId, Departed)>, TablesError> {
+        self.collect(keys::DEPARTED, &[], usize::MAX, |key, value| {
+            let node = keys::node(key).ok_or_else(|| malformed("departed"))?;
+            Ok((node, from_cbor(value, "departed")?))
+        })
+    }
+
     /// The zones that have members, with their names.
     pub fn zones(&self) -> Result<BTreeMap<ZoneId, String>, TablesError> {
         let members = self.members()?;
@@ -136,7 +145,7 @@ impl<T: Tables> View<T> {
     /// An id that no node has had: what an admitting node gives to the next one.
     pub fn next_node_id(&self) -> Result<Option<NodeId>, TablesError> {
         let mut highest = NodeId(0);
-        for prefix in [keys::MEMBERS, keys::ORIGINS] {
+        for prefix in [keys::MEMBERS, keys::ORIGINS, keys::DEPARTED] {
             self.0.scan(prefix, &[], &mut |key, _| {
                 highest = highest.max(keys::node(key).unwrap_or_default());
                 true

@@ -52,6 +52,7 @@ impl Placement {
 #[cfg(test)]
 mod tests_support {
     use super::*;
+    use crate::command::MemberRole;
     use crate::ids::{BodyId, NodeId};
 
     /// Members as (node, zone).
@@ -63,6 +64,8 @@ mod tests_support {
             zone_name: format!("z{zone}"),
             address: format!("127.0.0.1:{node}"),
             key_hash: [node as u8; 32],
+            role: MemberRole::Voter,
+            draining: false,
         };
         nodes.iter().map(member).collect()
     }

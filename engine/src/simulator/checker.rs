@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::command::Command;
 use crate::consensus::message::{Closed, Message};
-use crate::consensus::{Entry, EntryKind, Header, OrderRecord};
+use crate::consensus::{Config, Entry, EntryKind, Header, OrderRecord};
 use crate::ids::{Ballot, Epoch, Gsn, Idx, LaneId, NodeId, OpId, StateHash, Ts};
 
 pub(super) type Checked = Result<(), String>;
@@ -108,6 +108,14 @@ impl Checker {
         self.ledger.last().map_or(Epoch(1), |agreement| agreement.header.config.epoch)
     }
 
+    /// Nodes that the order has removed.
+    pub fn removed(&self) -> BTreeSet<NodeId> {
+        self.ledger
+            .last()
+            .map(|agreement| agreement.header.config.removed.clone())
+            .unwrap_or_default()
+    }
+
     pub fn newest_acknowledged(&self) -> Gsn {
         self.newest_acknowledged
     }
@@ -132,6 +140,7 @@ impl Checker {
         record: &OrderRecord,
         header: &Header,
     ) -> Result<Option<&Agreement>, String> {
+        self.invariant_removed_nodes_are_out(node, record)?;
         match self.ledger.get(record.gsn.0 as usize - 1) {
             Some(known) => {
                 invariant_one_agreement_per_gsn(known, node, record, header)?;
@@ -159,6 +168,20 @@ impl Checker {
             }
         }
         self.ledger.push(Agreement { record, header, state, fresh, node });
+        Ok(())
+    }
+
+    /// I13: a removed node neither executes nor brings anything beyond its removal.
+    fn invariant_removed_nodes_are_out(&self, node: NodeId, record: &OrderRecord) -> Checked {
+        let before = (record.gsn.0 as usize).checked_sub(2).and_then(|at| self.ledger.get(at));
+        let Some(before) = before else { return Ok(()) };
+        let Config { removed, voters, .. } = &before.header.config;
+        if removed.contains(&node) {
+            return Err(format!("I13: {node:?} executes {:?}, but was removed", record.gsn));
+        }
+        if removed.contains(&record.lane.node) || voters.keys().any(|v| removed.contains(v)) {
+            return Err(format!("I13: {:?} is of a removed node's lane", record.gsn));
+        }
         Ok(())
     }
 
@@ -199,7 +222,9 @@ impl Checker {
         let OpId { origin, boot, seq } = command.id;
         let (last_boot, last_seq) = self.origins.get(&origin).copied().unwrap_or_default();
         let last_seq = if boot == last_boot { last_seq } else { 0 };
-        let expected = boot >= last_boot && seq == last_seq + 1;
+        // What a removed node proposed before does not happen after.
+        let member = !self.removed().contains(&origin);
+        let expected = member && boot >= last_boot && seq == last_seq + 1;
         if fresh != expected {
             return Err(format!(
                 "I10: {:?} at {gsn:?} applied: {fresh}, after seq {last_seq}",

@@ -10,7 +10,7 @@ use super::fault::Fault;
 use super::world::{Event, World};
 use crate::consensus::{Effect, EntryKind, Header, Input, Message, OrderRecord};
 use crate::ids::{NodeId, OpId, StateHash};
-use crate::namespace::{Changes, MemoryTables, Overlay, View, apply};
+use crate::namespace::{Changes, MemoryTables, Overlay, View, apply, retire};
 
 impl World {
     /// Gives a running node one input, and does what follows from it.
@@ -107,6 +107,8 @@ impl World {
                 node.disk.remember();
                 Ok(())
             }
+            // The process stays, so that it may be shown to do nothing more.
+            Effect::Removed { .. } => Ok(()),
             Effect::ShutdownDone => Ok(()), // When the step is over.
         }
     }
@@ -157,16 +159,16 @@ impl World {
                 (record.clone(), header.clone(), *state, fresh.clone(), Changes::new())
             }
             (None, Some(tables)) => {
-                let (state, fresh, _) = apply_record(tables, &record)?;
+                let (state, fresh, _) = apply_record(tables, &record, &header)?;
                 (Arc::new(record), header, state, fresh.into(), Changes::new())
             }
             (Some(known), None) => {
-                let (state, fresh, changes) = apply_record(&mut process.tables, &record)?;
+                let (state, fresh, changes) = apply_record(&mut process.tables, &record, &header)?;
                 known.invariant_one_state(id, state, &fresh)?;
                 (known.record.clone(), known.header.clone(), state, known.fresh.clone(), changes)
             }
             (None, None) => {
-                let (state, fresh, changes) = apply_record(&mut process.tables, &record)?;
+                let (state, fresh, changes) = apply_record(&mut process.tables, &record, &header)?;
                 (Arc::new(record), header, state, fresh.into(), changes)
             }
         };
@@ -274,9 +276,14 @@ impl World {
 fn apply_record(
     tables: &mut MemoryTables,
     record: &OrderRecord,
+    header: &Header,
 ) -> Result<(StateHash, Vec<bool>, Changes), String> {
     let mut overlay = Overlay::new(&*tables);
     let mut fresh = Vec::new();
+    if let EntryKind::Reconfigure(_) = &record.entry.kind {
+        let removed = &header.config.removed;
+        retire(&mut overlay, record.gsn, removed).map_err(|e| e.to_string())?;
+    }
     if let EntryKind::Commands { commands, .. } = &record.entry.kind {
         for command in commands {
             let applied = apply(&mut overlay, record.gsn, command).map_err(|e| e.to_string())?;

@@ -1,5 +1,6 @@
 //! What may go wrong.
 
+use super::membership::Wish;
 use crate::consensus::Message;
 use crate::consensus::random::Random;
 use crate::ids::{Ballot, NodeId};
@@ -46,6 +47,8 @@ pub(super) enum Fault {
     Remove { node: NodeId },
     /// A member without a vote, perhaps one that had lost it, gets one.
     Promote { node: NodeId },
+    /// The membership is to change in some other way.
+    Want(Wish),
 }
 
 /// Steps of a takeover after which a crash hurts most.

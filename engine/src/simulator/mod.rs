@@ -10,13 +10,14 @@
 //! every effect at which a node can crash and every message that can be lost or late.
 //!
 //! Reading order: `plan` (what a seed decides), `world` (the loop), `queue`, `driver`, `node`,
-//! `disk`, `network`, `fault`, `nemesis`, `workload`, `checker` (the invariants), `deviations`.
+//! `disk`, `network`, `fault`, `nemesis`, `membership`, `workload`, `checker` (the invariants), `deviations`.
 
 mod checker;
 mod deviations;
 mod disk;
 mod driver;
 mod fault;
+mod membership;
 mod nemesis;
 mod network;
 mod node;
@@ -66,6 +67,8 @@ pub struct Totals {
     pub crashes: u64,
     pub takeovers: u64,
     pub epochs: u64,
+    /// Nodes that were removed.
+    pub removals: u64,
     pub snapshots: u64,
     pub simulated_us: u64,
 }
@@ -156,6 +159,7 @@ impl Totals {
         self.crashes += other.crashes;
         self.takeovers += other.takeovers;
         self.epochs += other.epochs;
+        self.removals += other.removals;
         self.snapshots += other.snapshots;
         self.simulated_us += other.simulated_us;
     }
@@ -163,14 +167,14 @@ impl Totals {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Totals { events, agreements, commands, crashes, takeovers, epochs, snapshots, .. } =
-            self.totals;
+        let Totals { events, agreements, commands, crashes, takeovers, .. } = self.totals;
+        let Totals { epochs, removals, snapshots, .. } = self.totals;
         let hours = self.totals.simulated_us as f64 / 3.6e9;
         writeln!(
             f,
             "{} schedules, {hours:.1} simulated hours: {events} events, {agreements} agreements, \
              {commands} commands, {crashes} crashes, {takeovers} lanes taken over, {epochs} \
-             memberships, {snapshots} snapshots; {} violations",
+             memberships, {removals} nodes removed, {snapshots} snapshots; {} violations",
             self.schedules,
             self.failures.len()
         )?;

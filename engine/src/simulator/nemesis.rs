@@ -126,13 +126,17 @@ impl World {
                 self.after(down_us, Event::Renew { node });
                 Ok(())
             }
+            Fault::Want(wish) => {
+                self.want(wish);
+                Ok(())
+            }
             Fault::Join { node } => self.join(node),
             Fault::Remove { node } => {
-                self.want(node, false);
+                self.want_vote(node, false);
                 Ok(())
             }
             Fault::Promote { node } => {
-                self.want(node, true);
+                self.want_vote(node, true);
                 Ok(())
             }
         }
@@ -215,7 +219,7 @@ impl World {
         let disk = Disk::new(durable.header.clone(), durable.tables.clone(), self.plan.order_kept);
         let clock_us = self.clock_error();
         self.add_node(id, Node::new(disk, clock_us));
-        self.want(id, true);
+        self.want_vote(id, true);
         self.start(id)
     }
 
@@ -240,47 +244,6 @@ impl World {
             Some(voter) => self.step(voter, Input::Renew),
             None => Ok(()),
         }
-    }
-
-    pub(super) fn want(&mut self, node: NodeId, vote: bool) {
-        self.wanted.push((node, vote));
-        self.after(100_000, Event::Reconfigure);
-    }
-
-    /// Asks for the first wanted membership until it is in force, then for the next.
-    pub(super) fn reconfigure(&mut self) -> Checked {
-        let Some(&(node, vote)) = self.wanted.first() else { return Ok(()) };
-        self.after(300_000, Event::Reconfigure);
-        let newest = self
-            .nodes
-            .iter()
-            .filter_map(|(&id, node)| Some((node.process.as_ref()?.replica.header(), id)))
-            .filter(|(header, id)| header.config.is_voter(*id))
-            .max_by_key(|(header, _)| header.gsn);
-        let Some((header, at)) = newest else { return Ok(()) };
-        let mut voters = header.config.voters.clone();
-        let changed = match vote {
-            true => {
-                !voters.contains_key(&node) && {
-                    let weight = 1 + u32::from(self.plan.weights && node.0.is_multiple_of(2));
-                    voters.insert(node, weight).is_none()
-                }
-            }
-            false => voters.remove(&node).is_some() && !voters.is_empty(),
-        };
-        if !changed {
-            self.wanted.remove(0);
-            return Ok(());
-        }
-        // Policy: a new voter must not hold the ring up while it catches up.
-        let gsn = header.gsn;
-        let process = self.nodes.get(&node).and_then(|node| node.process.as_ref());
-        let caught_up = process.is_some_and(|p| p.replica.header().gsn.0 + 1000 >= gsn.0);
-        if vote && !caught_up {
-            return Ok(());
-        }
-        self.note(|_| format!("{at:?} asks for voters {voters:?}"));
-        self.step(at, Input::Reconfigure { voters })
     }
 
     pub(super) fn snapshot(&mut self, to: NodeId, from: NodeId) -> Checked {

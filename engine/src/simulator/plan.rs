@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::deviations::Deviation;
 use super::fault::Fault;
+use super::membership::Wish;
 use crate::consensus::random::Random;
 use crate::ids::NodeId;
 
@@ -108,6 +109,7 @@ impl Plan {
         plan.choose_writers(&mut random, pace);
         plan.choose_faults(&mut random, pace);
         plan.choose_memberships(&mut random, pace);
+        plan.choose_wishes(&mut Random::new(seed ^ 0x3e3b_e250));
         plan.choose_loss(&mut random);
         plan.faults.sort_by_key(|(at_us, _)| *at_us);
         plan
@@ -218,12 +220,45 @@ impl Plan {
     /// One node's memory at most, and only while the others can go on without it.
     fn choose_loss(&mut self, random: &mut Random) {
         let changes = self.faults.iter().any(|(_, fault)| {
-            matches!(fault, Fault::Join { .. } | Fault::Remove { .. } | Fault::Promote { .. })
+            matches!(
+                fault,
+                Fault::Join { .. } | Fault::Remove { .. } | Fault::Promote { .. } | Fault::Want(_)
+            )
         });
         if !changes && self.voters >= 3 && random.percent(15) {
             let node = NodeId(1 + random.below(u64::from(self.voters)) as u16);
             let down_us = 1 + random.below(1_000_000);
             self.faults.push((random.below(self.calm_us), Fault::LoseLog { node, down_us }));
+        }
+    }
+
+    /// In some runs the membership changes again and again, while everything else goes wrong:
+    /// votes move, weights change, nodes leave for good, some while they cannot hear of it and
+    /// go on sending.
+    fn choose_wishes(&mut self, random: &mut Random) {
+        if !random.percent(25) {
+            return;
+        }
+        let nodes = self.voters + 2;
+        let any = |random: &mut Random| NodeId(1 + random.below(u64::from(nodes)) as u16);
+        for _ in 0..1 + random.below(5) {
+            let at_us = random.below(self.calm_us);
+            let node = any(random);
+            let wish = match random.below(6) {
+                0 | 1 => Wish::Vote { node, weight: 1 + random.below(3) as u32 },
+                2 => Wish::NoVote { node },
+                3 => Wish::Replace { out: node, into: any(random) },
+                _ => Wish::Leave { node },
+            };
+            if matches!(wish, Wish::Leave { .. } | Wish::Replace { .. }) && random.percent(50) {
+                let for_us = 500_000 + random.below(3_000_000);
+                let deaf = match random.percent(50) {
+                    true => Fault::Isolate { node, for_us },
+                    false => Fault::Pause { node, for_us },
+                };
+                self.faults.push((at_us, deaf));
+            }
+            self.faults.push((at_us, Fault::Want(wish)));
         }
     }
 

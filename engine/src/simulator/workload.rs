@@ -1,7 +1,8 @@
 //! Commands that collide: few names, all in the root.
 
 use crate::command::{
-    Command, Cred, Kind, LockWait, LockWant, Member, Name, Op, RenameHow, SetAttr, XattrHow,
+    Command, Cred, Kind, LockWait, LockWant, Member, MemberRole, Name, Op, RenameHow, SetAttr,
+    XattrHow,
 };
 use crate::consensus::random::Random;
 use crate::ids::{Gsn, Ino, NodeId, OpId, ZoneId};
@@ -90,7 +91,8 @@ pub(super) fn tables(members: impl Iterator<Item = NodeId>) -> MemoryTables {
             let expires = Timestamp::new(1_800_000_000, 0);
             let zone = zone_name(node);
             seq += 1;
-            let op = Op::CreateJoinToken { id, secret_hash: [0; 32], zone, expires };
+            let role = MemberRole::Voter;
+            let op = Op::CreateJoinToken { id, secret_hash: [0; 32], zone, expires, role };
             tables.absorb(setup(&tables, seq, op));
         }
         seq += 1;
@@ -101,6 +103,8 @@ pub(super) fn tables(members: impl Iterator<Item = NodeId>) -> MemoryTables {
             zone_name: zone_name(node),
             address: format!("n{node}:1"),
             key_hash: [node.0 as u8; 32],
+            role: MemberRole::Voter,
+            draining: false,
         };
         tables.absorb(setup(&tables, seq, Op::AdmitNode { node, token }));
     }

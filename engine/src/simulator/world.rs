@@ -7,6 +7,7 @@ use super::checker::{Checked, Checker};
 use super::deviations::Deviation;
 use super::disk::Disk;
 use super::fault::{Fault, Trigger};
+use super::membership::Wish;
 use super::network::Network;
 use super::node::{Node, Waiting};
 use super::plan::Plan;
@@ -35,7 +36,7 @@ pub(super) struct World {
     pub(super) totals: Totals,
     pub(super) log: Option<Vec<String>>,
     /// Memberships that are wanted and not yet in force.
-    pub(super) wanted: Vec<(NodeId, bool)>,
+    pub(super) wanted: Vec<Wish>,
     /// Nodes that crash with their next message of a kind.
     pub(super) armed: BTreeMap<NodeId, Trigger>,
     /// Of each node's commands, when they were proposed and how long they took, µs.
@@ -174,6 +175,7 @@ impl World {
             commands: self.checker.commands(),
             takeovers: self.checker.takeovers(),
             epochs: u64::from(self.checker.epoch().0) - 1,
+            removals: self.checker.removed().len() as u64,
             simulated_us: self.now_us,
             ..self.totals
         }
@@ -346,10 +348,11 @@ impl World {
         nodes.into_iter().try_for_each(|node| self.propose(node, 1))
     }
 
-    /// Every node has executed everything, and nothing waits for an answer.
+    /// Every member has executed everything, and nothing of it waits for an answer.
     fn is_complete(&self) -> bool {
         let newest = Gsn(self.checker.agreements());
-        self.nodes.values().all(|node| {
+        let removed = self.checker.removed();
+        self.nodes.iter().filter(|(id, _)| !removed.contains(id)).all(|(_, node)| {
             node.process.as_ref().is_some_and(|process| {
                 process.waiting.is_empty() && process.replica.header().gsn == newest
             })
@@ -357,13 +360,18 @@ impl World {
     }
 
     fn slowest(&self) -> Gsn {
-        let processes = self.nodes.values().filter_map(|node| node.process.as_ref());
+        let members = self.nodes.iter().filter(|(id, _)| !self.is_removed(**id));
+        let processes = members.filter_map(|(_, node)| node.process.as_ref());
         processes.map(|process| process.replica.header().gsn).min().unwrap_or_default()
     }
 
     fn unfinished(&self) -> String {
         let mut text = format!("I12: not complete {} s after the faults", CALM_US / 1_000_000);
         for (id, node) in &self.nodes {
+            if self.is_removed(*id) {
+                text += &format!("; {id:?} was removed");
+                continue;
+            }
             match &node.process {
                 None => text += &format!("; {id:?} is down"),
                 Some(process) => {

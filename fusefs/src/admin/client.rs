@@ -13,11 +13,12 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
 use super::control::{
-    ControlError, LogQuery, MountRequest, QuotaRequest, UnmountRequest, WaitQuery,
+    ControlError, LogQuery, MemberRequest, MemberRole, MountRequest, QuotaRequest, UnmountRequest,
+    WaitQuery,
 };
 use super::report::{
-    ConflictReport, Identity, LogEntry, MountReport, QuotaReport, Reached, Status, TokenCreated,
-    TokenReport, VolumeReport, WhereReport,
+    CertificateReport, ConflictReport, Identity, LogEntry, MemberChanged, MountReport, QuotaReport,
+    Reached, SoleReport, Status, TokenCreated, TokenReport, VolumeReport, WhereReport,
 };
 use super::server::{CreateToken, CreateVolume};
 use super::socket;
@@ -104,9 +105,11 @@ impl Client {
     pub async fn create_token(
         &self,
         zone: &str,
+        role: MemberRole,
         lifetime: Duration,
     ) -> Result<TokenCreated, ControlError> {
-        let request = CreateToken { zone: zone.to_owned(), lifetime_seconds: lifetime.as_secs() };
+        let zone = zone.to_owned();
+        let request = CreateToken { zone, role, lifetime_seconds: lifetime.as_secs() };
         self.ask(Method::POST, "/v1/tokens", &request).await
     }
 
@@ -135,6 +138,25 @@ impl Client {
 
     pub async fn list_volumes(&self) -> Result<Vec<VolumeReport>, ControlError> {
         self.ask(Method::GET, "/v1/volumes", &()).await
+    }
+
+    pub async fn change_member(
+        &self,
+        request: &MemberRequest,
+    ) -> Result<MemberChanged, ControlError> {
+        self.ask(Method::POST, "/v1/members", request).await
+    }
+
+    pub async fn sole_copies(&self, request: &MemberRequest) -> Result<SoleReport, ControlError> {
+        self.ask(Method::POST, "/v1/members/sole", request).await
+    }
+
+    pub async fn certificate(&self) -> Result<CertificateReport, ControlError> {
+        self.ask(Method::GET, "/v1/certificate", &()).await
+    }
+
+    pub async fn rotate_certificate(&self) -> Result<CertificateReport, ControlError> {
+        self.ask(Method::POST, "/v1/certificate", &()).await
     }
 
     pub async fn list_conflicts(&self) -> Result<Vec<ConflictReport>, ControlError> {

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::report::{
-    ConflictReport, Identity, LogEntry, MountReport, QuotaReport, Reached, Status, TokenCreated,
-    TokenReport, VolumeReport, WhereReport,
+    CertificateReport, ConflictReport, Identity, LogEntry, MemberChanged, MountReport, QuotaReport,
+    Reached, SoleReport, Status, TokenCreated, TokenReport, VolumeReport, WhereReport,
 };
 
 /// An answer that may take its time.
@@ -50,7 +50,12 @@ pub trait Control: Send + Sync + 'static {
     fn where_path(&self, path: String) -> Reply<'_, WhereReport>;
 
     /// Agrees a join token for a node of `zone`; waits for the agreement.
-    fn create_token(&self, zone: String, lifetime: Duration) -> Reply<'_, TokenCreated>;
+    fn create_token(
+        &self,
+        zone: String,
+        role: MemberRole,
+        lifetime: Duration,
+    ) -> Reply<'_, TokenCreated>;
 
     fn list_tokens(&self) -> Reply<'_, Vec<TokenReport>>;
 
@@ -65,6 +70,20 @@ pub trait Control: Send + Sync + 'static {
 
     /// The root volume first.
     fn list_volumes(&self) -> Reply<'_, Vec<VolumeReport>>;
+
+    /// Changes what a node, or each node of a zone, is for; waits until that is agreed.
+    ///
+    /// # Errors
+    /// `Refused` if something would be lost, and says what.
+    fn change_member(&self, request: MemberRequest) -> Reply<'_, MemberChanged>;
+
+    /// Counts what only the nodes of `request` have. Reads all inodes and asks the others.
+    fn sole_copies(&self, request: MemberRequest) -> Reply<'_, SoleReport>;
+
+    fn certificate(&self) -> Reply<'_, CertificateReport>;
+
+    /// Gets a new certificate for the same key, and uses it from then on.
+    fn rotate_certificate(&self) -> Reply<'_, CertificateReport>;
 
     fn list_conflicts(&self) -> Reply<'_, Vec<ConflictReport>>;
 
@@ -105,6 +124,42 @@ pub trait LogFollower: Send {
     /// `Gone` when the reader is so slow that the next one is not kept any more, `NoDaemon`
     /// when the node stops.
     fn next(&mut self) -> Reply<'_, Bytes>;
+}
+
+/// Something asked of a node or of all nodes of a zone: exactly one of the two is named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRequest {
+    /// By name or number.
+    pub node: Option<String>,
+    pub zone: Option<String>,
+    pub action: MemberAction,
+    /// Also if something is lost by it.
+    pub force: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemberAction {
+    /// Hands over what it has, and takes nothing new.
+    Drain,
+    /// Ends that.
+    Resume,
+    /// Gives it a vote: in place of its zone's present voter, or besides it (`extra`).
+    Promote { extra: bool, weight: Option<u32> },
+    /// Takes its vote; it observes from then on.
+    Demote,
+    /// Out of the cluster for good.
+    Remove,
+}
+
+/// What a joining node will be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemberRole {
+    #[default]
+    Voter,
+    Witness,
+    Observer,
 }
 
 /// Which part of the order to read. The filters together say which commands count; an

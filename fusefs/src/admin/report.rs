@@ -113,7 +113,23 @@ impl NodeState {
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     Voter,
+    /// Votes, and keeps no bodies.
+    Witness,
+    /// May vote, and does not: another node of its zone does.
+    Standby,
     Observer,
+}
+
+impl Role {
+    /// The word that people and JSON see.
+    pub fn word(self) -> &'static str {
+        match self {
+            Role::Voter => "voter",
+            Role::Witness => "witness",
+            Role::Standby => "standby",
+            Role::Observer => "observer",
+        }
+    }
 }
 
 /// One member.
@@ -146,6 +162,15 @@ pub struct NodeReport {
     pub order_bytes: u64,
     /// Age of this line; 0 for the answering node, absent if never heard.
     pub age_seconds: Option<f64>,
+    /// The weight of its vote; 0 without one.
+    #[serde(default)]
+    pub weight: u32,
+    /// It hands over what it has, and takes nothing new.
+    #[serde(default)]
+    pub draining: bool,
+    /// Files with changes that are not published yet.
+    #[serde(default)]
+    pub unpublished_files: u64,
 }
 
 /// A node on its way to the newest agreement.
@@ -179,6 +204,25 @@ pub struct RingReport {
     pub lanes: Vec<LaneReport>,
     /// Own commands that are not agreed yet.
     pub pending: u64,
+    /// So many zones may fail, whichever they are, and a majority is left.
+    #[serde(default)]
+    pub zones_may_fail: u32,
+    /// The zones that may fail, one at a time.
+    #[serde(default)]
+    pub zones_dispensable: Vec<String>,
+    /// Nodes that were removed.
+    #[serde(default)]
+    pub removed: Vec<DepartedReport>,
+}
+
+/// A node that was removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DepartedReport {
+    pub node: String,
+    pub id: u16,
+    pub zone: String,
+    /// The agreement that removed it.
+    pub gsn: u64,
 }
 
 /// One active lane.
@@ -331,12 +375,77 @@ impl HolderState {
     }
 }
 
+/// What an action on a node or zone came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberChanged {
+    /// The answering node had applied this agreement then.
+    pub gsn: u64,
+    pub epoch: u32,
+}
+
+/// Bodies that some nodes have and no other node that answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SoleReport {
+    /// Files with a body of their own.
+    pub checked_files: u64,
+    /// Of these, how many only those nodes have, or nobody.
+    pub files: u64,
+    pub bytes: u64,
+    /// Some of them.
+    pub examples: Vec<SoleFile>,
+    /// Nodes that did not answer: what they have is not counted.
+    pub silent: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SoleFile {
+    pub ino: u64,
+    pub size_bytes: u64,
+}
+
+/// What a forced epoch on one survivor keeps and loses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DisasterReport {
+    /// The survivor.
+    pub node: String,
+    /// It has no file's content.
+    pub witness: bool,
+    pub epoch: u32,
+    pub voters: Vec<String>,
+    /// The newest agreement in its tables, and how old that is.
+    pub gsn: u64,
+    pub age_seconds: f64,
+    /// Agreements beyond that which it voted for and which are taken over.
+    pub salvaged: u64,
+    pub others: Vec<OtherReport>,
+    /// Files whose newest content is not in its store.
+    pub missing_files: u64,
+    pub missing_bytes: u64,
+    /// What was made; absent while it only looks.
+    pub forced_epoch: Option<u32>,
+    pub forced_gsn: Option<u64>,
+}
+
+/// Another node as the survivor knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherReport {
+    pub node: String,
+    pub zone: String,
+    pub voter: bool,
+    /// What it had applied when it was last heard.
+    pub gsn: Option<u64>,
+    pub seen_seconds_ago: Option<i64>,
+}
+
 /// A join token; the secret appears only in the answer to its creation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenReport {
     /// 16 hex digits.
     pub id: String,
     pub zone: String,
+    /// `voter`, `witness` or `observer`.
+    #[serde(default)]
+    pub role: String,
     /// Seconds until it expires; negative when it has.
     pub expires_in_seconds: i64,
 }
@@ -346,6 +455,9 @@ pub struct TokenReport {
 pub struct TokenCreated {
     pub id: String,
     pub zone: String,
+    /// `voter`, `witness` or `observer`.
+    #[serde(default)]
+    pub role: String,
     /// The whole `FUS1-...@host:port` text, to be copied once.
     pub token: String,
     pub expires_in_seconds: i64,
@@ -402,6 +514,22 @@ impl QuotaStateReport {
             QuotaStateReport::Ending => "ending",
         }
     }
+}
+
+/// A node's certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateReport {
+    /// `fusion://CLUSTER/ZONE/NODE`
+    pub name: String,
+    pub expires_in_seconds: i64,
+    /// Half of its life is over.
+    pub renewal_due: bool,
+    /// Hash of the authority's certificate, as in join tokens.
+    pub authority: String,
+    /// Hash of the node's public key, as agreed.
+    pub key: String,
+    /// The node has the authority's key: it can admit and certify others.
+    pub issues: bool,
 }
 
 /// A daemon that has started.

@@ -12,6 +12,9 @@
 //! | DELETE /v1/tokens/{id} | nothing |
 //! | POST /v1/wait | `Reached`, when it is |
 //! | GET, POST /v1/volumes | `[VolumeReport]`, `VolumeReport` |
+//! | POST /v1/members | `MemberChanged`, for a `MemberRequest` |
+//! | POST /v1/members/sole | `SoleReport`, for a `MemberRequest` whatever its action |
+//! | GET, POST /v1/certificate | `CertificateReport`; POST renews it first |
 //! | GET /v1/conflicts | `[ConflictReport]` |
 //! | GET, PUT /v1/quotas | `[QuotaReport]`, `QuotaReport` |
 //! | DELETE /v1/quotas?path&mount | nothing |
@@ -40,8 +43,8 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 use super::control::{
-    Control, ControlError, FailureKind, LogQuery, MountRequest, QuotaPlace, QuotaRequest, Reply,
-    UnmountRequest, WaitQuery,
+    Control, ControlError, FailureKind, LogQuery, MemberRequest, MemberRole, MountRequest,
+    QuotaPlace, QuotaRequest, Reply, UnmountRequest, WaitQuery,
 };
 use super::socket;
 
@@ -56,6 +59,8 @@ const LOG_WAIT_MAX_MS: u64 = 30_000;
 #[serde(deny_unknown_fields)]
 pub struct CreateToken {
     pub zone: String,
+    #[serde(default)]
+    pub role: MemberRole,
     pub lifetime_seconds: u64,
 }
 
@@ -107,6 +112,13 @@ fn routes(control: Arc<dyn Control>) -> Router {
         .route("/v1/wait", post(wait))
         .route("/v1/volumes", get(async |State(c): Shared| answer(c.list_volumes()).await))
         .route("/v1/volumes", post(create_volume))
+        .route("/v1/members", post(change_member))
+        .route("/v1/members/sole", post(sole_copies))
+        .route(
+            "/v1/certificate",
+            get(async |State(c): Shared| answer(c.certificate()).await)
+                .post(async |State(c): Shared| answer(c.rotate_certificate()).await),
+        )
         .route("/v1/conflicts", get(async |State(c): Shared| answer(c.list_conflicts()).await))
         .route("/v1/quotas", get(async |State(c): Shared| answer(c.list_quotas()).await))
         .route("/v1/quotas", put(set_quota).delete(end_quota))
@@ -161,7 +173,7 @@ async fn where_path(State(control): Shared, Query(query): Query<WhereQuery>) -> 
 
 async fn create_token(State(control): Shared, Json(request): Json<CreateToken>) -> Response {
     let lifetime = Duration::from_secs(request.lifetime_seconds);
-    answer(control.create_token(request.zone, lifetime)).await
+    answer(control.create_token(request.zone, request.role, lifetime)).await
 }
 
 async fn revoke_token(
@@ -199,6 +211,14 @@ async fn end_quota(
         Ok(()) => answer(control.end_quota(place)).await,
         Err(error) => Failure(error).into_response(),
     }
+}
+
+async fn change_member(State(control): Shared, Json(request): Json<MemberRequest>) -> Response {
+    answer(control.change_member(request)).await
+}
+
+async fn sole_copies(State(control): Shared, Json(request): Json<MemberRequest>) -> Response {
+    answer(control.sole_copies(request)).await
 }
 
 async fn mount(State(control): Shared, Json(request): Json<MountRequest>) -> Response {

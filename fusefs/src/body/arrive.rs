@@ -83,6 +83,10 @@ impl Wants {
         self.told = self.told.max(gsn);
     }
 
+    pub fn rescan(&mut self) {
+        self.list.rescan();
+    }
+
     fn content_agreed(&mut self, gsn: Gsn) {
         if self.unreported.len() >= UNREPORTED_MAX {
             // Those between are covered with this one.
@@ -375,6 +379,10 @@ impl BodyService {
             }
             self.table.sweep();
             if self.reporting.load(Ordering::Relaxed) {
+                continue;
+            }
+            // It would claim what is not this node's to hold.
+            if !self.takes_bodies() {
                 continue;
             }
             // Not for agreements without content: a report is one itself.

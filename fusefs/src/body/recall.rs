@@ -37,6 +37,33 @@ impl BodyService {
         recalled.await.map_err(|error| BodyError::Storage(error.to_string()))?
     }
 
+    /// Hands over every write token of this node, in the background: for a node that drains.
+    pub(super) fn hand_all_over(self: Arc<Self>) {
+        let service = Arc::clone(&self);
+        self.runtime.spawn(async move {
+            let reading = Arc::clone(&service);
+            let own = tokio::task::spawn_blocking(move || {
+                let (me, view) = (reading.ring.me(), reading.ring.view());
+                let mut own = Vec::new();
+                view.inodes(Ino(0), &mut |ino, inode| {
+                    own.extend((inode.writer == Some(me)).then_some(ino));
+                    true
+                })
+                .map(|()| own)
+            });
+            let own = match own.await {
+                Ok(Ok(own)) => own,
+                Ok(Err(error)) => return tracing::error!(%error, "the tables cannot be read"),
+                Err(_) => return, // the runtime is going
+            };
+            for ino in own {
+                if let Err(error) = service.recall(ino).await {
+                    tracing::warn!(%ino, %error, "a write token could not be handed over");
+                }
+            }
+        });
+    }
+
     async fn hand_over(self: &Arc<Self>, body: &Arc<OpenBody>) -> Result<Gsn, BodyError> {
         let me = self.ring.me();
         if self.ring.view().token_holder(body.ino).map_err(tables)? != Some(me) {

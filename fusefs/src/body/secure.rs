@@ -115,7 +115,7 @@ impl BodyService {
         inode: Inode,
         durability: Durability,
     ) -> Result<(), BodyError> {
-        let members = self.members()?;
+        let members = self.takers()?;
         let wanted = Wanted::new(durability, self.ring.me(), &members)?;
         let mut confirmed = BTreeSet::new();
         for (node, upto) in self.ring.view().held().map_err(tables)? {
@@ -288,6 +288,8 @@ impl Wanted {
 
 #[cfg(test)]
 mod tests {
+    use engine::command::MemberRole;
+
     use super::*;
 
     /// Nodes 1 and 2 in zone 1, node 3 in zone 2, node 4 in zone 3.
@@ -299,6 +301,8 @@ mod tests {
             zone_name: String::new(),
             address: String::new(),
             key_hash: [0; 32],
+            role: MemberRole::Voter,
+            draining: false,
         };
         [(1, 1), (2, 1), (3, 2), (4, 3)].map(member).to_vec()
     }

@@ -71,7 +71,9 @@ impl BodyService {
     fn may_have(&self, node: NodeId) -> bool {
         let Ok(members) = self.members() else { return false };
         let placement = Placement::everywhere(&members);
-        members.iter().any(|member| member.id == node && placement.permits(member.zone))
+        members.iter().any(|member| {
+            member.id == node && member.keeps_bodies() && placement.permits(member.zone)
+        })
     }
 
     fn answer_manifest(&self, id: BodyId, offset: u64) -> Result<Response, Response> {

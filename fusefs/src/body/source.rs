@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use engine::command::Member;
 use engine::ids::{BodyId, NodeId};
 use engine::placement::{Placement, fetch_order, should_hold};
 use parking_lot::Mutex;
@@ -106,7 +107,9 @@ impl BodyService {
 
     /// Whom to ask for a body, best first.
     pub(super) fn sources(&self, remote: Remote) -> Result<Vec<NodeId>, BodyError> {
-        let members = self.members()?;
+        // A node that drains still has what it had.
+        let members: Vec<Member> =
+            self.members()?.iter().filter(|member| member.keeps_bodies()).cloned().collect();
         let held = self.ring.view().held().map_err(tables)?;
         let links = self.peers.links();
         let placement = Placement::everywhere(&members);
@@ -124,7 +127,7 @@ impl BodyService {
 
     /// Whether placement names this node for the body.
     pub(super) fn should_hold(&self, id: BodyId) -> Result<bool, BodyError> {
-        let members = self.members()?;
+        let members = self.takers()?;
         let placement = Placement::everywhere(&members);
         Ok(should_hold(self.ring.me(), id, &members, &placement))
     }

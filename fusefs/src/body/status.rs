@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use engine::command::{Body, Member};
-use engine::ids::Ino;
+use engine::ids::{Ino, NodeId};
 use engine::namespace::Inode;
+use engine::placement::{Placement, should_hold};
 use parking_lot::Mutex;
 
 use super::error::tables;
@@ -28,8 +29,17 @@ pub struct Load {
 /// The agreed members, until they change.
 #[derive(Default)]
 pub(super) struct MembersCache {
-    members: Mutex<Option<Arc<Vec<Member>>>>,
+    members: Mutex<Option<Known>>,
     changes: AtomicU64,
+    /// The nodes of this node's zone on which copies may be placed.
+    fellows: Mutex<Vec<NodeId>>,
+}
+
+#[derive(Clone)]
+struct Known {
+    all: Arc<Vec<Member>>,
+    /// Those that copies are placed on.
+    takers: Arc<Vec<Member>>,
 }
 
 impl BodyService {
@@ -67,9 +77,15 @@ impl BodyService {
             Body::Sealed { .. } => ("remote", false),
         };
         let everywhere = !matches!(inode.body, Body::Sealed { .. });
+        let takers = self.takers().unwrap_or_default();
+        let placement = Placement::everywhere(&takers);
         let holds = |member: &&Member| {
-            let confirmed =
-                held.iter().any(|&(node, upto)| node == member.id && upto.0 >= inode.version.0);
+            let should = match inode.body {
+                Body::Sealed { id, .. } => should_hold(member.id, id, &takers, &placement),
+                Body::Empty | Body::Inline(_) => true,
+            };
+            let confirmed = should
+                && held.iter().any(|&(node, upto)| node == member.id && upto.0 >= inode.version.0);
             everywhere
                 || inode.holder == Some(member.id)
                 || if member.id == me { here && !is_staged } else { confirmed }
@@ -96,23 +112,66 @@ impl BodyService {
 
     /// The agreed members.
     pub(super) fn members(&self) -> Result<Arc<Vec<Member>>, BodyError> {
-        if let Some(members) = &*self.members.members.lock() {
-            return Ok(Arc::clone(members));
+        self.known().map(|known| known.all)
+    }
+
+    /// The members that copies are placed on.
+    pub(super) fn takers(&self) -> Result<Arc<Vec<Member>>, BodyError> {
+        self.known().map(|known| known.takers)
+    }
+
+    fn known(&self) -> Result<Known, BodyError> {
+        if let Some(known) = &*self.members.members.lock() {
+            return Ok(known.clone());
         }
         let before = self.members.changes.load(Ordering::Acquire);
-        let members = Arc::new(self.ring.view().members().map_err(tables)?);
+        let all = self.ring.view().members().map_err(tables)?;
+        let takers = all.iter().filter(|member| member.takes_bodies()).cloned().collect();
+        let known = Known { all: Arc::new(all), takers: Arc::new(takers) };
         let mut cached = self.members.members.lock();
         // What was read before a change must not stay.
         if self.members.changes.load(Ordering::Acquire) == before {
-            *cached = Some(Arc::clone(&members));
+            *cached = Some(known.clone());
         }
-        Ok(members)
+        Ok(known)
     }
 
     /// From the apply thread.
     pub(super) fn members_changed(&self) {
         self.members.changes.fetch_add(1, Ordering::AcqRel);
         *self.members.members.lock() = None;
+        match self.members() {
+            Ok(members) => self.follow_members(&members),
+            Err(error) => tracing::error!(%error, "the members cannot be read"),
+        }
         self.wants_changed.notify_one();
+    }
+
+    fn follow_members(&self, members: &[Member]) {
+        let Some(own) = members.iter().find(|member| member.id == self.ring.me()) else { return };
+        let fellows: Vec<NodeId> = members
+            .iter()
+            .filter(|member| member.zone == own.zone && member.takes_bodies())
+            .map(|member| member.id)
+            .collect();
+        let moved = {
+            let mut known = self.members.fellows.lock();
+            let moved = *known != fellows;
+            *known = fellows;
+            moved
+        };
+        // The copies of the zone lie on other nodes now.
+        if moved {
+            self.wants.lock().rescan();
+        }
+        if own.draining {
+            self.arc().hand_all_over();
+        }
+    }
+
+    /// This node is among those that copies are placed on.
+    pub(super) fn takes_bodies(&self) -> bool {
+        let me = self.ring.me();
+        self.takers().is_ok_and(|takers| takers.iter().any(|member| member.id == me))
     }
 }

@@ -235,6 +235,11 @@ impl WantList {
         first.map_or(seen, |agreed| Gsn(agreed.0.saturating_sub(1)).min(seen))
     }
 
+    /// Other bodies than before should be here: the tables must be read again from the start.
+    pub fn rescan(&mut self) {
+        self.overflow = Some(Gsn(0));
+    }
+
     /// From which agreement on the tables must be read (again), when there is room for it. The
     /// watermark stays below it until [`Self::scanned`].
     pub fn begin_scan(&mut self) -> Option<Gsn> {
@@ -391,6 +396,18 @@ mod tests {
         assert_eq!(take(3, 5), [2]);
         assert_eq!(take(3, 5), [5]);
         assert!(take(3, 5).is_empty());
+    }
+
+    #[test]
+    fn a_new_placement_holds_the_watermark_back_until_it_is_looked_at() {
+        let mut list = list(100);
+        assert_eq!(list.held_upto(Gsn(9)), Gsn(9));
+        list.rescan();
+        assert_eq!(list.held_upto(Gsn(9)), Gsn(0));
+        assert_eq!(list.begin_scan(), Some(Gsn(0)));
+        list.add(want(1, 4, 10));
+        list.scanned();
+        assert_eq!(list.held_upto(Gsn(9)), Gsn(3));
     }
 
     #[test]

@@ -20,6 +20,8 @@ use crate::demo::up::{Up, Wishes, start_zone, up};
 #[command(after_help = "Examples:\n  \
     fusion demo                        # start (or complete) it and show what it does\n  \
     fusion demo up --rtt 20,80,90      # round trips z1-z2, z1-z3, z2-z3 in milliseconds\n  \
+    fusion demo up --nodes 2           # two nodes in each zone: one votes, one stands by\n  \
+    fusion demo up --witness           # two zones and a witness\n  \
     fusion demo cut z3                 # cut a zone off; fusion demo heal\n  \
     fusion demo kill z2                # kill -9; fusion demo up starts it again\n  \
     fusion demo down                   # stop; --purge deletes the stores too")]
@@ -73,6 +75,12 @@ struct UpArgs {
     /// Number of zones of a new demo; 3 if not given
     #[arg(long, value_name = "N")]
     zones: Option<usize>,
+    /// Nodes in each zone of a new demo: z1, z1b, z1c ...; 1 if not given
+    #[arg(long, value_name = "N")]
+    nodes: Option<usize>,
+    /// The last zone of a new demo is a witness: it votes, and has no bodies and no mount
+    #[arg(long)]
+    witness: bool,
     /// Round trips in milliseconds, one for each pair: z1-z2, z1-z3, z2-z3
     #[arg(long, value_name = "A,B,C", value_delimiter = ',', value_parser = at_least_zero)]
     rtt: Option<Vec<f64>>,
@@ -121,7 +129,7 @@ impl DemoArgs {
         path_text(&root)?;
         if self.verb.is_some() && self.up != UpArgs::default() {
             return Err(ControlError::usage(
-                "--zones, --rtt, --wan and --no-tour belong behind `up`",
+                "--zones, --nodes, --witness, --rtt, --wan and --no-tour belong behind `up`",
             )
             .hint("fusion demo up --rtt 20,80,90"));
         }
@@ -188,7 +196,8 @@ async fn bring_up(globals: &Globals, root: &Path, args: UpArgs) -> Result<Exit, 
         })?),
         None => None,
     };
-    let wishes = Wishes { zones: args.zones, round_trips_ms: args.rtt, wan_csv };
+    let (zones, nodes, witness) = (args.zones, args.nodes, args.witness);
+    let wishes = Wishes { zones, nodes, witness, round_trips_ms: args.rtt, wan_csv };
     let quiet = globals.quiet || globals.json;
     let say = |line: &str| {
         if !quiet {
@@ -295,7 +304,10 @@ fn print_report(globals: &Globals, report: &DemoReport) {
         let daemon = zone.daemon.as_ref();
         table.add_row([
             zone.name.clone(),
-            if zone.mounted { zone.mount.clone() } else { format!("{} (not mounted)", zone.mount) },
+            match zone.mounted {
+                true => zone.mount.clone(),
+                false => format!("{} (not mounted)", zone.mount),
+            },
             output::milliseconds(daemon.and_then(|daemon| daemon.quorum_rtt_ms)),
             daemon.map_or_else(|| "-".to_owned(), |daemon| daemon.gsn_applied.to_string()),
             daemon.map_or_else(|| "?".to_owned(), |daemon| output::lag(&daemon.lag)),

@@ -3,18 +3,22 @@
 //! Every verb returns an [`Exit`] or a `ControlError`, which says what to do next. What a
 //! verb prints on stdout is its answer; everything else goes to stderr.
 
+mod cert;
 mod completion;
 mod config;
 mod conflicts;
 mod demo;
+mod disaster;
 mod doctor;
 mod find;
 mod holders;
 mod init;
 mod join;
 mod log;
+mod member;
 mod mount;
 mod mount_helper;
+mod node;
 mod output;
 mod quota;
 mod serve;
@@ -26,6 +30,7 @@ mod volume;
 mod wait;
 mod wan;
 mod watchdog;
+mod zone;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -119,6 +124,12 @@ enum Verb {
     Token(token::TokenVerb),
     /// Make this machine a node of a cluster, with a token from `fusion token create`
     Join(join::JoinArgs),
+    /// Nodes: list, show, drain, promote, demote, remove
+    #[command(subcommand)]
+    Node(node::NodeVerb),
+    /// Zones: list, show, drain, resume, remove
+    #[command(subcommand)]
+    Zone(zone::ZoneVerb),
     /// Run the daemon in the foreground (what systemd runs)
     Serve(serve::ServeArgs),
     /// Mount the tree; starts a daemon if none serves the store
@@ -148,6 +159,12 @@ enum Verb {
     Quota(quota::QuotaVerb),
     /// What this machine lacks, with a line that repairs it
     Doctor(doctor::DoctorArgs),
+    /// When a majority is lost FOR GOOD: one survivor goes on alone
+    #[command(subcommand)]
+    Disaster(disaster::DisasterVerb),
+    /// This node's certificate
+    #[command(subcommand)]
+    Cert(cert::CertVerb),
     /// Settings and where each comes from
     #[command(subcommand)]
     Config(config::ConfigVerb),
@@ -225,6 +242,8 @@ fn run(cli: Cli) -> Result<Exit, ControlError> {
             Verb::Init(args) => args.run(globals),
             Verb::Token(verb) => verb.run(globals).await,
             Verb::Join(args) => args.run(globals).await,
+            Verb::Node(verb) => verb.run(globals).await,
+            Verb::Zone(verb) => verb.run(globals).await,
             Verb::Serve(args) => args.run(globals).await,
             Verb::Mount(args) => args.run(globals).await,
             Verb::Umount(args) => args.run(globals).await,
@@ -238,6 +257,8 @@ fn run(cli: Cli) -> Result<Exit, ControlError> {
             Verb::Conflicts(args) => args.run(globals).await,
             Verb::Quota(verb) => verb.run(globals).await,
             Verb::Doctor(args) => args.run(globals).await,
+            Verb::Disaster(verb) => verb.run(globals),
+            Verb::Cert(verb) => verb.run(globals).await,
             Verb::Config(verb) => verb.run(globals),
             Verb::Completion(args) => Ok(args.run()),
             Verb::Version => version::run(globals).await,

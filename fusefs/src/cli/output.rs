@@ -161,6 +161,15 @@ pub fn milliseconds(value: Option<f64>) -> String {
     }
 }
 
+/// A duration in the largest unit that leaves at least 2 of it.
+pub fn seconds(value: f64) -> String {
+    const UNITS: [(f64, &str); 3] = [(86_400.0, "days"), (3_600.0, "h"), (60.0, "min")];
+    match UNITS.iter().find(|(unit, _)| value >= 2.0 * unit) {
+        Some((unit, name)) => format!("{:.0} {name}", value / unit),
+        None => format!("{value:.0} s"),
+    }
+}
+
 /// What is behind: `-` when nothing is.
 pub fn lag(lag: &crate::admin::report::Lag) -> String {
     if lag.files == 0 && lag.bytes == 0 {
@@ -184,6 +193,13 @@ mod tests {
         let mut table = Table { rows: vec![vec!["a".to_owned(), "b".to_owned()]] };
         table.add_row(["\x1b[32mgreen\x1b[0m".to_owned(), "x".to_owned()]);
         assert_eq!(table.lines(), ["a      b", "\x1b[32mgreen\x1b[0m  x"]);
+    }
+
+    #[test]
+    fn durations_have_a_fitting_unit() {
+        assert_eq!(seconds(90.0), "90 s");
+        assert_eq!(seconds(7_300.0), "2 h");
+        assert_eq!(seconds(90.0 * 86_400.0), "90 days");
     }
 
     #[test]

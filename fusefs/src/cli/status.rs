@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{Exit, Globals, find, output};
 use crate::admin::control::ControlError;
-use crate::admin::report::{CatchUpReport, NodeReport, NodeState, Role, Status};
+use crate::admin::report::{CatchUpReport, NodeReport, NodeState, RingReport, Status};
 
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
@@ -135,6 +135,7 @@ pub fn print_status(status: &Status) {
             println!("{} catches up: {}", node.node, catch_up_text(catch_up));
         }
     }
+    println!("{}", tolerance_words(ring));
     for warning in &status.warnings {
         println!("{} {warning}", output::doubtful("warning"));
     }
@@ -168,10 +169,7 @@ fn print_nodes(nodes: &[NodeReport]) {
         table.add_row([
             node.node.clone(),
             node.zone.clone(),
-            match node.role {
-                Role::Voter => "voter".to_owned(),
-                Role::Observer => "observer".to_owned(),
-            },
+            role_words(node),
             state_word(node.state),
             node.gsn_applied.to_string(),
             node.gsn_agreed.to_string(),
@@ -186,6 +184,26 @@ fn print_nodes(nodes: &[NodeReport]) {
         ]);
     }
     output::print_table(&table);
+}
+
+/// The role, with what is unusual about it.
+pub fn role_words(node: &NodeReport) -> String {
+    let weight = if node.weight > 1 { format!(" x{}", node.weight) } else { String::new() };
+    let draining = if node.draining { ", draining" } else { "" };
+    format!("{}{weight}{draining}", node.role.word())
+}
+
+/// How much may fail before changes wait.
+fn tolerance_words(ring: &RingReport) -> String {
+    let zones = |names: &[String]| names.join(" or ");
+    match (ring.zones_may_fail, ring.zones_dispensable.as_slice()) {
+        (0, []) => "safety  no zone may fail: changes then wait until it is back".to_owned(),
+        (0, some) => {
+            format!("safety  only {} may fail: without any other zone changes wait", zones(some))
+        }
+        (1, _) => "safety  any one zone may fail".to_owned(),
+        (count, _) => format!("safety  any {count} zones may fail at once"),
+    }
 }
 
 /// The state in its colour.

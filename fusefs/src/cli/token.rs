@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::{Exit, Globals, find, output};
-use crate::admin::control::ControlError;
+use crate::admin::control::{ControlError, MemberRole};
 
 #[derive(Subcommand)]
 pub enum TokenVerb {
@@ -21,14 +21,37 @@ pub enum TokenVerb {
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     fusion token create --zone tokyo\n  \
+    fusion token create --zone berlin --role witness\n  \
     fusion token create --zone tokyo --lifetime 10m")]
 pub struct CreateArgs {
     /// Zone of the node that will use it
     #[arg(long)]
     zone: String,
+    /// What the node will be: a voter (or its zone's standby), a witness that votes and keeps no
+    /// bodies, or an observer
+    #[arg(long, value_enum, default_value_t = Role::Voter)]
+    role: Role,
     /// How long it is good: 90s, 10m, 1h, 2d
     #[arg(long, default_value = "1h", value_parser = lifetime)]
     lifetime: Duration,
+}
+
+/// As `--role` takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Role {
+    Voter,
+    Witness,
+    Observer,
+}
+
+impl From<Role> for MemberRole {
+    fn from(role: Role) -> MemberRole {
+        match role {
+            Role::Voter => MemberRole::Voter,
+            Role::Witness => MemberRole::Witness,
+            Role::Observer => MemberRole::Observer,
+        }
+    }
 }
 
 #[derive(Args)]
@@ -43,7 +66,8 @@ impl TokenVerb {
         let client = find::daemon(globals).await?;
         match self {
             TokenVerb::Create(args) => {
-                let created = client.create_token(&args.zone, args.lifetime).await?;
+                let created =
+                    client.create_token(&args.zone, args.role.into(), args.lifetime).await?;
                 if globals.json {
                     output::print_json(&created);
                 } else {
@@ -51,8 +75,8 @@ impl TokenVerb {
                     if !globals.quiet {
                         let minutes = created.expires_in_seconds / 60;
                         eprintln!(
-                            "run it on the new node of zone {}; once, within {minutes} minutes",
-                            created.zone
+                            "run it on the new {} of zone {}; once, within {minutes} minutes",
+                            created.role, created.zone
                         );
                     }
                 }
@@ -62,13 +86,13 @@ impl TokenVerb {
                 if globals.json {
                     output::print_json(&tokens);
                 } else {
-                    let mut table = output::table(&["token", "zone", "expires in"]);
+                    let mut table = output::table(&["token", "zone", "role", "expires in"]);
                     for token in tokens {
                         let left = match token.expires_in_seconds {
                             seconds if seconds < 0 => "expired".to_owned(),
                             seconds => format!("{} min", (seconds + 59) / 60),
                         };
-                        table.add_row([token.id, token.zone, left]);
+                        table.add_row([token.id, token.zone, token.role, left]);
                     }
                     output::print_table(&table);
                 }

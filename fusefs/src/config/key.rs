@@ -58,6 +58,11 @@ pub const KEYS: &[Key] = &[
         help: "how long calls wait for a majority where a directory says partition=error",
     },
     Key {
+        name: "failover_after_ms",
+        kind: KeyKind::Number,
+        help: "a voter that is silent for so long is replaced by another node of its zone",
+    },
+    Key {
         name: "order_keep_gsn",
         kind: KeyKind::Number,
         help: "agreements kept for nodes that were away and for `fusion log`",

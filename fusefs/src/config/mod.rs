@@ -51,6 +51,9 @@ pub struct Settings {
     pub order_keep_gsn: u64,
     /// Bytes that they may have, before compression; for a live node that lags, twice as much.
     pub order_keep_bytes: u64,
+    /// A voter that is silent for so long is replaced by another node of its zone; the node
+    /// that notices decides.
+    pub failover_after_ms: u64,
     /// Node name -> address to use instead of the agreed one: for links that go through a
     /// relay, such as the demo's WAN emulator.
     pub overrides: BTreeMap<String, SocketAddr>,
@@ -90,6 +93,7 @@ impl Default for Settings {
             op_timeout_ms: 30_000,
             order_keep_gsn: 1_000_000,
             order_keep_bytes: 1 << 30,
+            failover_after_ms: 5_000,
             overrides: BTreeMap::new(),
         }
     }
@@ -118,6 +122,10 @@ impl Settings {
 
     pub fn op_timeout(&self) -> Duration {
         Duration::from_millis(self.op_timeout_ms)
+    }
+
+    pub fn failover_after(&self) -> Duration {
+        Duration::from_millis(self.failover_after_ms)
     }
 
     pub fn fetch_timeout(&self) -> Duration {

@@ -34,7 +34,7 @@ pub async fn down(root: &Path, purge: bool, say: &dyn Fn(&str)) -> Result<bool, 
             say(&format!("{name}: did not stop in {} s and was killed", STOP_PATIENCE.as_secs()));
         }
     }
-    for zone in &plan.zones {
+    for zone in plan.zones.iter().filter(|zone| !zone.witness) {
         unmount(&plan.mount(&zone.name))?;
     }
     Process::relay(&plan).stop(STOP_PATIENCE).await?;
@@ -62,7 +62,7 @@ fn remove(plan: &Plan) -> Result<(), ControlError> {
         ControlError::failed(format!("{} cannot be removed: {error}", path.display()))
     };
     // The mount points are empty now: never remove through a mount.
-    for zone in &plan.zones {
+    for zone in plan.zones.iter().filter(|zone| !zone.witness) {
         let mount = plan.mount(&zone.name);
         match std::fs::remove_dir(&mount) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

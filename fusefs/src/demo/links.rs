@@ -16,21 +16,22 @@ pub async fn shape_pair(
 ) -> Result<(), ControlError> {
     plan.zone(a)?;
     plan.zone(b)?;
-    if a == b {
+    if plan.links_between(a, b).count() == 0 {
         return Err(ControlError::usage("a zone has no link to itself"));
     }
     plan.links_between(a, b).for_each(|link| change(&mut link.shape));
     apply(plan).await
 }
 
-/// Cuts a zone off from all others.
+/// Cuts a zone, or a single node, off from all other zones.
 ///
 /// # Errors
 /// As [`shape_pair`].
 pub async fn cut_zone(plan: &mut Plan, zone: &str) -> Result<(), ControlError> {
     plan.zone(zone)?;
+    let nodes = plan.nodes_of(zone);
     for link in &mut plan.links {
-        if link.from == zone || link.to == zone {
+        if nodes.contains(&link.from) || nodes.contains(&link.to) {
             link.shape.cut = true;
         }
     }

@@ -16,25 +16,31 @@ use crate::admin::control::ControlError;
 pub struct Plan {
     #[serde(skip)]
     pub root: PathBuf,
+    /// Every node, zone by zone.
     pub zones: Vec<Zone>,
-    /// The relay's ports begin here: two for each pair of zones.
+    /// The relay's ports begin here: two for each pair of nodes.
     pub relay_port: u16,
-    /// One for each direction.
+    /// One for each direction between two nodes of different zones.
     pub links: Vec<Link>,
 }
 
-/// One zone; its only node has the same name.
+/// One node. The first one of a zone has the zone's name, those after it a letter more: z1,
+/// z1b, z1c.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Zone {
     pub name: String,
+    /// Its zone.
+    pub zone: String,
+    /// It votes, and has neither bodies nor a mount.
+    pub witness: bool,
     /// UDP, on the loopback interface.
     pub port: u16,
     /// Its store was made completely.
     pub joined: bool,
 }
 
-/// One direction between two zones, through the relay.
+/// One direction between two nodes, through the relay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Link {
@@ -57,8 +63,8 @@ pub struct Shape {
     pub cut: bool,
 }
 
-/// More zones than this need more memory and disk than a demo should take.
-pub const ZONES_MAX: usize = 7;
+/// More nodes than this need more memory and disk than a demo should take.
+pub const NODES_MAX: usize = 9;
 /// Ports are searched here: below the kernel's usual ephemeral range, so that none is taken
 /// by another program's outgoing socket while its daemon is down.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
@@ -126,17 +132,28 @@ impl Plan {
     ///
     /// # Errors
     /// `Failed` if no ports are free.
-    pub fn new(root: &Path, zone_count: usize) -> Result<Plan, ControlError> {
-        // One for each zone and two for each pair.
-        let base = free_ports(root, zone_count * zone_count)?;
+    pub fn new(root: &Path, size: Size) -> Result<Plan, ControlError> {
+        let Size { zones: zone_count, nodes_per_zone, witness } = size;
+        let names = (1..=zone_count).flat_map(|number| {
+            let zone = format!("z{number}");
+            let witness = witness && number == zone_count;
+            let count = if witness { 1 } else { nodes_per_zone };
+            ('a'..).take(count).map(move |letter| {
+                let suffix = if letter == 'a' { String::new() } else { letter.to_string() };
+                (format!("{zone}{suffix}"), zone.clone(), witness)
+            })
+        });
+        let names: Vec<(String, String, bool)> = names.collect();
+        // One for each node and two for each pair.
+        let base = free_ports(root, names.len() * names.len())?;
         let zones: Vec<Zone> = (base..)
-            .zip(1..=zone_count)
-            .map(|(port, number)| Zone { name: format!("z{number}"), port, joined: false })
+            .zip(names)
+            .map(|(port, (name, zone, witness))| Zone { name, zone, witness, port, joined: false })
             .collect();
         let relay_port = zones.last().map_or(base, |zone| zone.port + 1);
         let mut links = Vec::new();
         for from in &zones {
-            for to in zones.iter().filter(|to| to.name != from.name) {
+            for to in zones.iter().filter(|to| to.zone != from.zone) {
                 links.push(Link {
                     from: from.name.clone(),
                     to: to.name.clone(),
@@ -169,15 +186,17 @@ impl Plan {
     pub fn zone(&self, name: &str) -> Result<&Zone, ControlError> {
         self.zones.iter().find(|zone| zone.name == name).ok_or_else(|| {
             let names: Vec<&str> = self.zones.iter().map(|zone| zone.name.as_str()).collect();
-            ControlError::usage(format!("there is no zone '{name}'"))
-                .hint(format!("the zones are {}", names.join(", ")))
+            ControlError::usage(format!("there is no zone or node '{name}'"))
+                .hint(format!("there are {}", names.join(", ")))
         })
     }
 
-    /// Where the relay listens for what `from` sends to `to`: the emulator numbers the sides of
-    /// the pairs in their order.
+    /// Where the relay listens for what the node `from` sends to the node `to`: the emulator
+    /// numbers the sides of the pairs in their order.
     pub fn relay_port_of(&self, from: &str, to: &str) -> Option<u16> {
-        let sides = self.pairs().into_iter().flat_map(|(a, b)| [(a.clone(), b.clone()), (b, a)]);
+        let nodes: Vec<&str> = self.zones.iter().map(|zone| zone.name.as_str()).collect();
+        let sides =
+            pairs_of(&nodes).into_iter().flat_map(|(a, b)| [(a.clone(), b.clone()), (b, a)]);
         (self.relay_port..)
             .zip(sides)
             .find(|(_, (f, t))| f == from && t == to)
@@ -186,20 +205,30 @@ impl Plan {
 
     /// The pairs of zones, each once: z1 z2, z1 z3, z2 z3, as `--rtt` counts them.
     pub fn pairs(&self) -> Vec<(String, String)> {
-        let mut pairs = Vec::new();
-        for (at, a) in self.zones.iter().enumerate() {
-            for b in &self.zones[at + 1..] {
-                pairs.push((a.name.clone(), b.name.clone()));
-            }
-        }
-        pairs
+        pairs_of(&self.zone_names())
     }
 
-    /// Both directions between two zones.
+    /// The zones, each once, in order.
+    pub fn zone_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.zones.iter().map(|zone| zone.zone.as_str()).collect();
+        names.dedup();
+        names
+    }
+
+    /// Both directions between two zones, or between single nodes.
     pub fn links_between(&mut self, a: &str, b: &str) -> impl Iterator<Item = &mut Link> {
+        let (a, b) = (self.nodes_of(a), self.nodes_of(b));
         self.links.iter_mut().filter(move |link| {
-            (link.from == a && link.to == b) || (link.from == b && link.to == a)
+            (a.contains(&link.from) && b.contains(&link.to))
+                || (b.contains(&link.from) && a.contains(&link.to))
         })
+    }
+
+    /// The nodes of the zone `name`, or the node of that name.
+    pub fn nodes_of(&self, name: &str) -> Vec<String> {
+        let of_zone = self.zones.iter().filter(|zone| zone.zone == name);
+        let nodes: Vec<String> = of_zone.map(|zone| zone.name.clone()).collect();
+        if nodes.is_empty() { vec![name.to_owned()] } else { nodes }
     }
 
     /// Sets every pair's round trip, in the order of [`Self::pairs`].
@@ -254,6 +283,25 @@ impl Plan {
     }
 }
 
+/// How large a new demo is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    pub zones: usize,
+    pub nodes_per_zone: usize,
+    /// The last zone is a witness.
+    pub witness: bool,
+}
+
+fn pairs_of(names: &[&str]) -> Vec<(String, String)> {
+    let mut pairs = Vec::new();
+    for (at, a) in names.iter().enumerate() {
+        for b in &names[at + 1..] {
+            pairs.push(((*a).to_owned(), (*b).to_owned()));
+        }
+    }
+    pairs
+}
+
 pub fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
@@ -306,10 +354,33 @@ pub fn apply_csv(plan: &mut Plan, text: &str) -> Result<(), ControlError> {
 mod tests {
     use super::*;
 
+    fn zones(zones: usize) -> Size {
+        Size { zones, nodes_per_zone: 1, witness: false }
+    }
+
+    #[test]
+    fn nodes_of_a_zone_share_its_links_and_have_none_between_them() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let size = Size { zones: 3, nodes_per_zone: 2, witness: true };
+        let mut plan = Plan::new(root.path(), size).expect("free ports");
+        let names: Vec<&str> = plan.zones.iter().map(|zone| zone.name.as_str()).collect();
+        assert_eq!(names, ["z1", "z1b", "z2", "z2b", "z3"]);
+        assert!(plan.zones[4].witness && !plan.zones[3].witness);
+        assert_eq!(plan.links.len(), 16);
+        plan.set_round_trips(&[20.0, 80.0, 90.0]).expect("three pairs of zones");
+        let link = plan.links.iter().find(|link| link.from == "z1b" && link.to == "z3");
+        assert_eq!(link.expect("it is there").shape.one_way_ms, 40.0);
+        assert_eq!(plan.links_between("z1", "z2").count(), 8);
+        assert_eq!(plan.links_between("z1b", "z2").count(), 4);
+        let ports: std::collections::BTreeSet<Option<u16>> =
+            plan.links.iter().map(|link| plan.relay_port_of(&link.from, &link.to)).collect();
+        assert_eq!(ports.len(), plan.links.len());
+    }
+
     #[test]
     fn round_trips_go_to_the_pairs_in_order() {
         let root = tempfile::tempdir().expect("a temporary directory");
-        let mut plan = Plan::new(root.path(), 3).expect("free ports");
+        let mut plan = Plan::new(root.path(), zones(3)).expect("free ports");
         plan.set_round_trips(&[20.0, 80.0, 90.0]).expect("three values for three pairs");
         let one_way = |from: &str, to: &str| {
             let link = plan.links.iter().find(|link| link.from == from && link.to == to);
@@ -325,7 +396,7 @@ mod tests {
     #[test]
     fn a_saved_plan_is_read_back() {
         let root = tempfile::tempdir().expect("a temporary directory");
-        let plan = Plan::new(root.path(), 2).expect("free ports");
+        let plan = Plan::new(root.path(), zones(2)).expect("free ports");
         assert_eq!(Plan::load(root.path()), Ok(None));
         plan.save().expect("the root is writable");
         assert_eq!(Plan::load(root.path()), Ok(Some(plan)));
@@ -334,7 +405,7 @@ mod tests {
     #[test]
     fn a_csv_shapes_both_directions_unless_each_has_a_row() {
         let root = tempfile::tempdir().expect("a temporary directory");
-        let mut plan = Plan::new(root.path(), 2).expect("free ports");
+        let mut plan = Plan::new(root.path(), zones(2)).expect("free ports");
         apply_csv(&mut plan, "z1, z2, 10, 1, 0.5%, 100M").expect("a good line");
         assert_eq!(plan.links[0].shape, plan.links[1].shape);
         assert_eq!(plan.links[0].shape.loss_percent, 0.5);

@@ -30,13 +30,15 @@ pub struct Process {
 }
 
 impl Process {
-    /// The daemon of `zone`.
+    /// The daemon of the node `zone`.
     pub fn of_zone(plan: &Plan, zone: &str) -> Process {
         let store = text(&plan.store(zone));
         let mut arguments = vec!["serve".to_owned()];
         arguments.extend(["--config".to_owned(), text(&plan.store(zone).join(STORE_FILE))]);
         arguments.extend(["--store".to_owned(), store.clone()]);
-        arguments.extend(["--mount".to_owned(), text(&plan.mount(zone))]);
+        if plan.zones.iter().any(|node| node.name == zone && !node.witness) {
+            arguments.extend(["--mount".to_owned(), text(&plan.mount(zone))]);
+        }
         arguments.extend(["--source".to_owned(), format!("fusion-demo-{zone}")]);
         for link in plan.links.iter().filter(|link| link.from == zone) {
             let port = plan.relay_port_of(&link.from, &link.to);

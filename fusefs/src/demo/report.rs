@@ -22,7 +22,9 @@ pub struct DemoReport {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ZoneReport {
+    /// The node's name; that of the zone for its first node.
     pub name: String,
+    pub zone: String,
     pub mount: String,
     pub store: String,
     pub log: String,
@@ -86,6 +88,7 @@ pub async fn report(plan: &Plan) -> DemoReport {
         let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
         zones.push(ZoneReport {
             name: zone.name.clone(),
+            zone: zone.zone.clone(),
             mounted: daemon.is_some() && mount_table::is_mounted(&mount),
             mount: text(mount),
             store: text(plan.store(&zone.name)),
@@ -108,6 +111,7 @@ pub async fn report(plan: &Plan) -> DemoReport {
 
 fn pairs(plan: &Plan) -> Vec<PairReport> {
     let shape = |from: &str, to: &str| {
+        // All nodes of a zone have the same links, unless one was cut alone.
         let link = plan.links.iter().find(|link| link.from == from && link.to == to);
         link.map(|link| link.shape).unwrap_or_default()
     };

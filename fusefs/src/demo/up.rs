@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
-use super::plan::{Plan, ZONES_MAX, apply_csv};
+use super::plan::{NODES_MAX, Plan, Size, Zone, apply_csv};
 use super::process::{self, Process};
 use super::wan;
-use crate::admin::control::{ControlError, FailureKind};
-use crate::admin::report::{NodeState, Role, Status};
+use crate::admin::control::{ControlError, FailureKind, MemberRole};
+use crate::admin::report::NodeState;
 use crate::doctor::{FuseAccess, fuse_access};
 
 /// What to bring up.
@@ -18,6 +18,10 @@ use crate::doctor::{FuseAccess, fuse_access};
 pub struct Wishes {
     /// Zones of a new demo; `None` = 3, or what is there.
     pub zones: Option<usize>,
+    /// Nodes in each zone of a new demo; `None` = 1, or what is there.
+    pub nodes: Option<usize>,
+    /// The last zone of a new demo is a witness.
+    pub witness: bool,
     /// Round trips in milliseconds, one per pair.
     pub round_trips_ms: Option<Vec<f64>>,
     /// The text of a `wan.csv`.
@@ -55,10 +59,10 @@ pub async fn up(root: &Path, wishes: &Wishes, say: &dyn Fn(&str)) -> Result<Up, 
     let fresh = before.is_none();
     let mut plan = match before {
         Some(plan) => grown(plan, wishes)?,
-        None => Plan::new(root, zone_count(wishes)?)?,
+        None => Plan::new(root, size(wishes)?)?,
     };
     shape_links(&mut plan, wishes)?;
-    for zone in &plan.zones {
+    for zone in plan.zones.iter().filter(|zone| !zone.witness) {
         make_directory(&plan.mount(&zone.name), true)?;
     }
     plan.save()?;
@@ -79,7 +83,7 @@ pub async fn up(root: &Path, wishes: &Wishes, say: &dyn Fn(&str)) -> Result<Up, 
             plan.zones[at].joined = true;
             plan.save()?;
             Process::of_zone(&plan, &name).start().await?;
-            wait_for_voters(&plan, at + 1).await?;
+            wait_for_voters(&plan, &plan.zones[..=at]).await?;
             started.push(name);
         }
     }
@@ -93,28 +97,33 @@ pub async fn up(root: &Path, wishes: &Wishes, say: &dyn Fn(&str)) -> Result<Up, 
 /// As [`up`].
 pub async fn start_zone(plan: &Plan, zone: &str) -> Result<bool, ControlError> {
     let started = Process::of_zone(plan, zone).start().await?;
-    mount_answers(plan, zone).await?;
+    mount_answers(plan, plan.zone(zone)?).await?;
     Ok(started)
 }
 
-fn zone_count(wishes: &Wishes) -> Result<usize, ControlError> {
-    let count = wishes.zones.unwrap_or(3);
-    if (1..=ZONES_MAX).contains(&count) {
-        Ok(count)
-    } else {
-        Err(ControlError::usage(format!("--zones must be between 1 and {ZONES_MAX}")))
+fn size(wishes: &Wishes) -> Result<Size, ControlError> {
+    let (zones, nodes_per_zone) = (wishes.zones.unwrap_or(3), wishes.nodes.unwrap_or(1));
+    if zones == 0 || nodes_per_zone == 0 || zones.saturating_mul(nodes_per_zone) > NODES_MAX {
+        return Err(ControlError::usage(format!(
+            "a demo has at least one zone of one node, and at most {NODES_MAX} nodes"
+        )));
     }
+    if wishes.witness && zones < 2 {
+        return Err(ControlError::usage("a witness needs another zone to vote with"));
+    }
+    Ok(Size { zones, nodes_per_zone, witness: wishes.witness })
 }
 
 /// The plan as it is; a demo does not grow.
 fn grown(plan: Plan, wishes: &Wishes) -> Result<Plan, ControlError> {
-    match wishes.zones {
-        Some(count) if count != plan.zones.len() => {
-            Err(ControlError::usage(format!("this demo has {} zones", plan.zones.len())).hint(
-                "make another one (--root DIR), or remove this one: fusion demo down --purge",
-            ))
-        }
-        _ => Ok(plan),
+    let zones = plan.zone_names().len();
+    let per_zone = plan.nodes_of(&plan.zones[0].zone).len();
+    let other = wishes.zones.is_some_and(|count| count != zones)
+        || wishes.nodes.is_some_and(|count| count != per_zone);
+    match other {
+        true => Err(ControlError::usage(format!("this demo has {zones} zones"))
+            .hint("make another one (--root DIR), or remove this one: fusion demo down --purge")),
+        false => Ok(plan),
     }
 }
 
@@ -195,54 +204,68 @@ async fn make_zone(plan: &Plan, at: usize, say: &dyn Fn(&str)) -> Result<(), Con
         ["--store", &store, "--name", &zone.name, "--listen", &listen, "--advertise", &listen];
     if at == 0 {
         say(&format!("{}: fusion init", zone.name));
-        process::run_verb(&[&["init", "--zone", &zone.name], &place[..]].concat()).await?;
+        process::run_verb(&[&["init", "--zone", &zone.zone], &place[..]].concat()).await?;
     } else {
         say(&format!("{}: fusion token create, fusion join", zone.name));
+        let role = if zone.witness { MemberRole::Witness } else { MemberRole::Voter };
         let sponsor = process::client(plan, &plan.zones[0].name).with_timeout(USABLE_PATIENCE);
-        let token = sponsor.create_token(&zone.name, Duration::from_secs(3600)).await?;
+        let token = sponsor.create_token(&zone.zone, role, Duration::from_secs(3600)).await?;
         process::run_verb(&[&["join", &token.token], &place[..]].concat()).await?;
     }
     Ok(())
 }
 
-/// Waits until the first zone sees `count` voters that follow.
-async fn wait_for_voters(plan: &Plan, count: usize) -> Result<(), ControlError> {
+/// Waits until the first node sees all of `nodes`, one of each zone voting.
+async fn wait_for_voters(plan: &Plan, nodes: &[Zone]) -> Result<(), ControlError> {
     let first = &plan.zones[0].name;
-    let names: Vec<&str> = plan.zones[..count].iter().map(|zone| zone.name.as_str()).collect();
-    wait_until(&format!("{} are voters", names.join(", ")), async || {
-        process::client(plan, first).status().await.is_ok_and(|status| has_voters(&status, count))
+    let names: Vec<&str> = nodes.iter().map(|zone| zone.name.as_str()).collect();
+    let mut zones: Vec<&str> = nodes.iter().map(|zone| zone.zone.as_str()).collect();
+    zones.dedup();
+    wait_until(&format!("{} follow the order", names.join(", ")), async || {
+        process::client(plan, first).status().await.is_ok_and(|status| {
+            let heard = status.nodes.iter().filter(|node| node.state == NodeState::Ok).count();
+            status.ring.voters.len() == zones.len() && heard == nodes.len()
+        })
     })
     .await
 }
 
-fn has_voters(status: &Status, count: usize) -> bool {
-    let voters = status.nodes.iter().filter(|node| node.role == Role::Voter).count();
-    status.ring.voters.len() == count && voters == count
-}
-
-/// Waits until every zone has all voters, a quorum, and an answering mount. Zones behind a
-/// cut link need only answer.
+/// Waits until every node knows the present voters, has a quorum, and an answering mount.
+/// Zones behind a cut link need only answer.
 async fn wait_usable(plan: &Plan, all_ran: bool) -> Result<(), ControlError> {
-    let count = plan.zones.len();
     let any_cut = plan.links.iter().any(|link| link.shape.cut);
     for zone in &plan.zones {
-        mount_answers(plan, &zone.name).await?;
+        mount_answers(plan, zone).await?;
         if any_cut || all_ran {
             continue;
         }
         wait_until(&format!("{} follows the agreed order", zone.name), async || {
-            let status = process::client(plan, &zone.name).status().await;
-            status.is_ok_and(|status| {
-                status.state == NodeState::Ok && status.ring.quorum && has_voters(&status, count)
-            })
+            let Ok(status) = process::client(plan, &zone.name).status().await else {
+                return false;
+            };
+            let epoch = newest_epoch(plan).await;
+            status.state == NodeState::Ok && status.ring.quorum && Some(status.ring.epoch) == epoch
         })
         .await?;
     }
     Ok(())
 }
 
-async fn mount_answers(plan: &Plan, zone: &str) -> Result<(), ControlError> {
-    let mount = plan.mount(zone);
+/// The newest epoch that any daemon knows.
+async fn newest_epoch(plan: &Plan) -> Option<u32> {
+    let mut newest = None;
+    for zone in &plan.zones {
+        let status = process::client(plan, &zone.name).status().await;
+        newest = newest.max(status.ok().map(|status| status.ring.epoch));
+    }
+    newest
+}
+
+async fn mount_answers(plan: &Plan, zone: &Zone) -> Result<(), ControlError> {
+    if zone.witness {
+        return Ok(());
+    }
+    let mount = plan.mount(&zone.name);
     wait_until(&format!("the mount {} answers", mount.display()), async || {
         let mount = mount.clone();
         // stat(2) can hang on a mount whose daemon hangs: not on this thread.

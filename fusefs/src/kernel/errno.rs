@@ -79,6 +79,7 @@ fn named(refusal: &Refusal) -> (Errno, &'static str) {
         Refusal::QuotaExceeded => named!(EDQUOT),
         // As XFS and ext4 between projects: mv copies then.
         Refusal::CrossesQuota => named!(EXDEV),
+        Refusal::Draining => named!(EROFS),
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use engine::command::{Member, Op};
+use engine::command::{Member, MemberRole, Op};
 use engine::ids::ZoneId;
 use engine::outcome::{Outcome, Refusal};
 use wire::identity::is_valid_name;
@@ -102,6 +102,8 @@ impl Admission {
             zone_name: token.zone,
             address: request.address.clone(),
             key_hash: request.key_hash,
+            role: token.role,
+            draining: false,
         })
     }
 
@@ -121,7 +123,8 @@ impl Admission {
             zone: member.zone_name,
             certificate: certificate.to_vec(),
             authority: authority.certificate().to_vec(),
-            authority_key: Some(authority.private_key()),
+            // A witness often stands where fewer people are trusted, and observers are many.
+            authority_key: (member.role == MemberRole::Voter).then(|| authority.private_key()),
             members: view.members().map_err(|error| error.to_string())?,
             volume: Vec::new(),
         })

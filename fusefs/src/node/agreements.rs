@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::describe;
 use super::paths;
 use super::pulse::{Failure, Pulse};
+use super::report::Names;
 use super::setup::failed;
 use crate::admin::control::{ControlError, FailureKind, LogFollower, LogQuery, Reply};
 use crate::admin::report::{LogCommand, LogEntry};
@@ -204,8 +205,8 @@ impl Source {
             .hint(format!("go on with --from {oldest}, or ask another node")));
         };
         let next = last.record.gsn.next();
-        let members = self.ring.view().members().map_err(failed)?;
-        let entries = rows.iter().map(|row| describe::agreement(row, &members));
+        let names = Names::read(&self.ring.view()).map_err(failed)?;
+        let entries = rows.iter().map(|row| describe::agreement(row, &names));
         Ok(Batch { entries: entries.filter_map(|entry| filter.keep(entry)).collect(), next })
     }
 

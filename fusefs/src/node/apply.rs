@@ -11,7 +11,7 @@ use engine::consensus::entry::EntryKind;
 use engine::consensus::record::{Header, OrderRecord};
 use engine::ids::{Gsn, VolumeId};
 use engine::namespace::tables::{Overlay, TablesError};
-use engine::namespace::{Touched, View, apply};
+use engine::namespace::{Touched, View, apply, retire};
 use engine::outcome::{Outcome, Verdict};
 use store::{AppliedRecord, CheckpointInstall, Store};
 use tokio::sync::oneshot;
@@ -169,11 +169,10 @@ impl ApplyThread {
             let gsn = agreed.record.gsn;
             assert_eq!(gsn, expected, "agreements apply without gaps");
             expected = gsn.next();
-            let of_entry = self
-                .apply_entry(&mut overlay, &agreed.record, &mut changes, &mut finished)
-                .map_err(|error| {
-                    Stop::Failed(format!("agreement {gsn} cannot be applied: {error}"))
-                })?;
+            let of_entry =
+                self.apply_entry(&mut overlay, agreed, &mut changes, &mut finished).map_err(
+                    |error| Stop::Failed(format!("agreement {gsn} cannot be applied: {error}")),
+                )?;
             verdicts.push(of_entry);
             let hash = View::new(&overlay).state_hash().map_err(Stop::tables)?;
             hashes.push((gsn, hash));
@@ -221,11 +220,12 @@ impl ApplyThread {
     fn apply_entry(
         &self,
         overlay: &mut Overlay<impl engine::namespace::tables::Tables>,
-        record: &OrderRecord,
+        agreed: &Agreed,
         changes: &mut Vec<Change>,
         finished: &mut Vec<Finished>,
     ) -> Result<BTreeMap<u32, Verdict>, TablesError> {
         let mut verdicts = BTreeMap::new();
+        let Agreed { record, header } = agreed;
         match &record.entry.kind {
             EntryKind::Commands { commands, .. } => {
                 for (place, command) in (0..).zip(commands) {
@@ -248,7 +248,10 @@ impl ApplyThread {
                 }
             }
             EntryKind::Reconfigure(_) => {
-                let touched = vec![Touched::Members];
+                let mut touched = retire(overlay, record.gsn, &header.config.removed)?;
+                if !touched.contains(&Touched::Members) {
+                    touched.push(Touched::Members); // Votes are part of it.
+                }
                 changes.push(Change { gsn: record.gsn, touched, origin: Origin::Elsewhere });
             }
             EntryKind::Tick | EntryKind::End { .. } => {}

@@ -133,7 +133,8 @@ impl Children {
     }
 
     async fn start(&self, id: VolumeId, record: &VolumeRecord) -> Result<(), ControlError> {
-        let volume = Volume::start(id, &record.name, &self.shared, Vec::new()).await?;
+        let root = Some(self.root.clone());
+        let volume = Volume::start(id, &record.name, &self.shared, root, Vec::new()).await?;
         tracing::info!(volume = record.name, gsn = %volume.pulse.applied(), "takes part");
         self.volumes.add(volume);
         Ok(())

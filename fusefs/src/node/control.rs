@@ -15,19 +15,22 @@ use wire::{Ask, JoinToken, Request, Response, Wire};
 use super::admission::Admission;
 use super::agreements::Agreements;
 use super::gossip::Gossip;
+use super::operator::Operator;
 use super::pulse::{Cure, Failure};
 use super::quotas::Quotas;
+use super::renewal::Renewal;
 use super::report::node_name;
 use super::setup::{account, failed};
 use super::volume::{ROOT_NAME, Volume, Volumes};
-use super::{clock, metrics, paths, volume_report, waiting};
+use super::{clock, farewell, metrics, paths, volume_report, waiting};
 use crate::admin::control::{
-    Control, ControlError, FailureKind, LogFollower, LogQuery, MountRequest, QuotaPlace,
-    QuotaRequest, Reply, UnmountRequest, WaitQuery,
+    Control, ControlError, FailureKind, LogFollower, LogQuery, MemberRequest, MemberRole,
+    MountRequest, QuotaPlace, QuotaRequest, Reply, UnmountRequest, WaitQuery,
 };
 use crate::admin::report::{
-    ConflictReport, HolderReport, HolderState, Identity, LogEntry, MountReport, QuotaReport,
-    Reached, Status, TokenCreated, TokenReport, VolumeReport, WhereReport,
+    CertificateReport, ConflictReport, HolderReport, HolderState, Identity, LogEntry,
+    MemberChanged, MountReport, QuotaReport, Reached, SoleReport, Status, TokenCreated,
+    TokenReport, VolumeReport, WhereReport,
 };
 use crate::kernel::MountOptions;
 use crate::ops::ports::ProposeError;
@@ -50,6 +53,8 @@ pub struct Parts {
     pub root: Arc<Volume>,
     pub gossip: Arc<Gossip>,
     pub admission: Arc<Admission>,
+    pub operator: Arc<Operator>,
+    pub renewal: Arc<Renewal>,
     pub tasks: Vec<Task<()>>,
 }
 
@@ -92,7 +97,8 @@ impl Node {
     }
 
     async fn holders(&self, inode: &Inode) -> Result<Vec<HolderReport>, ControlError> {
-        let members = self.parts.root.ring.view().members().map_err(failed)?;
+        let mut members = self.parts.root.ring.view().members().map_err(failed)?;
+        members.retain(Member::keeps_bodies);
         let Body::Sealed { id, len } = inode.body else {
             let state = HolderState::Inline;
             return Ok(members
@@ -149,9 +155,13 @@ impl Node {
         }
         parts.wire.close().await;
         let store = parts.store.clone();
+        let removed_at = parts.root.pulse.removed_at();
         let synced = tokio::task::spawn_blocking(move || {
             for volume in volumes {
                 volume.join();
+            }
+            if let Some(gsn) = removed_at {
+                farewell::note(&store, gsn)?;
             }
             store.sync()
         });
@@ -228,7 +238,12 @@ impl Control for Node {
         })
     }
 
-    fn create_token(&self, zone: String, lifetime: Duration) -> Reply<'_, TokenCreated> {
+    fn create_token(
+        &self,
+        zone: String,
+        role: MemberRole,
+        lifetime: Duration,
+    ) -> Reply<'_, TokenCreated> {
         Box::pin(async move {
             if !wire::identity::is_valid_name(&zone) {
                 return Err(ControlError::usage(format!("'{zone}' cannot name a zone"))
@@ -249,11 +264,13 @@ impl Control for Node {
                 secret_hash: token.secret_hash(),
                 zone: zone.clone(),
                 expires,
+                role: agreed_role(role),
             })
             .await?;
             Ok(TokenCreated {
                 id: format!("{id:016x}"),
                 zone,
+                role: agreed_role(role).word().to_owned(),
                 token: token.to_string(),
                 expires_in_seconds: lifetime_s,
             })
@@ -267,6 +284,7 @@ impl Control for Node {
             let report = |(id, token): (u64, engine::namespace::JoinToken)| TokenReport {
                 id: format!("{id:016x}"),
                 zone: token.zone,
+                role: token.role.word().to_owned(),
                 expires_in_seconds: token.expires.seconds.saturating_sub(now.seconds),
             };
             Ok(tokens.into_iter().map(report).collect())
@@ -281,6 +299,22 @@ impl Control for Node {
             })?;
             self.propose(Op::RevokeJoinToken { id }).await
         })
+    }
+
+    fn change_member(&self, request: MemberRequest) -> Reply<'_, MemberChanged> {
+        Box::pin(self.parts.operator.act(request))
+    }
+
+    fn sole_copies(&self, request: MemberRequest) -> Reply<'_, SoleReport> {
+        Box::pin(async move { self.parts.operator.sole_copies(&request).await })
+    }
+
+    fn certificate(&self) -> Reply<'_, CertificateReport> {
+        Box::pin(async move { Ok(self.parts.renewal.report()) })
+    }
+
+    fn rotate_certificate(&self) -> Reply<'_, CertificateReport> {
+        Box::pin(self.parts.renewal.renew())
     }
 
     fn list_conflicts(&self) -> Reply<'_, Vec<ConflictReport>> {
@@ -332,6 +366,12 @@ impl Control for Node {
 
     fn mount(&self, request: MountRequest) -> Reply<'_, MountReport> {
         Box::pin(async move {
+            let ring = &self.parts.root.ring;
+            let own = ring.view().member(ring.me()).map_err(failed)?;
+            if own.is_some_and(|member| !member.keeps_bodies()) {
+                return Err(ControlError::refused("a witness keeps no bodies and has no mount")
+                    .hint("mount the tree on another node"));
+            }
             let options = MountOptions::parse(&request.options)
                 .map_err(|error| ControlError::usage(error.to_string()))?;
             let name = options.volume.as_deref().unwrap_or(ROOT_NAME);
@@ -370,6 +410,8 @@ impl Control for Node {
                     let failed = failed.ok().and_then(|failed| failed.clone());
                     let kind = match &failed {
                         Some(Failure { cure: Cure::Repair, .. }) => FailureKind::Damaged,
+                        // Starting it again will not help.
+                        Some(Failure { cure: Cure::None, .. }) => FailureKind::Refused,
                         _ => FailureKind::Failed,
                     };
                     let reason = failed.map(|failed| failed.reason);
@@ -377,5 +419,14 @@ impl Control for Node {
                 }
             }
         })
+    }
+}
+
+/// The role as the agreed state has it.
+fn agreed_role(role: MemberRole) -> engine::command::MemberRole {
+    match role {
+        MemberRole::Voter => engine::command::MemberRole::Voter,
+        MemberRole::Witness => engine::command::MemberRole::Witness,
+        MemberRole::Observer => engine::command::MemberRole::Observer,
     }
 }

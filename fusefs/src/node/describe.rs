@@ -1,27 +1,27 @@
 //! Agreements as people read them.
 
 use engine::acl::AclKind;
-use engine::command::{Command, Kill, Kind, Member, Name, Op, RenameHow};
+use engine::command::{Command, Kill, Kind, Name, Op, RenameHow};
 use engine::consensus::entry::EntryKind;
 use engine::ids::{Ino, NodeId};
 use engine::locks::{ByteRange, LockKind, LockMode};
 use engine::outcome::Verdict;
 use store::AppliedRecord;
 
-use super::report::node_name;
+use super::report::Names;
 use crate::admin::report::{LogCommand, LogEntry, LogSubject};
 use crate::kernel::errno;
 
 /// One agreement for `fusion log`.
-pub fn agreement(applied: &AppliedRecord, members: &[Member]) -> LogEntry {
+pub fn agreement(applied: &AppliedRecord, names: &Names) -> LogEntry {
     let record = &applied.record;
-    let name = |node| node_name(members, node);
+    let name = |node| names.of(node);
     let mut commands_read = Vec::new();
     let (kind, note) = match &record.entry.kind {
         EntryKind::Commands { commands, activate } => {
             commands_read = (0..)
                 .zip(commands)
-                .map(|(place, each)| command(each, applied.verdict(place), members))
+                .map(|(place, each)| command(each, applied.verdict(place), names))
                 .collect();
             let note = activate.map(|node| format!("a lane for {}", name(node)));
             ("commands", note.unwrap_or_default())
@@ -32,8 +32,17 @@ pub fn agreement(applied: &AppliedRecord, members: &[Member]) -> LogEntry {
             ("end", format!("the lane ends{}", next.unwrap_or_default()))
         }
         EntryKind::Reconfigure(config) => {
-            let voters: Vec<String> = config.voters.keys().map(|node| name(*node)).collect();
-            ("reconfigure", format!("epoch {}: voters {}", config.epoch, voters.join(" ")))
+            let voter = |(node, weight): (&NodeId, &u32)| match weight {
+                1 => name(*node),
+                weight => format!("{} (weight {weight})", name(*node)),
+            };
+            let voters: Vec<String> = config.voters.iter().map(voter).collect();
+            let mut note = format!("epoch {}: voters {}", config.epoch, voters.join(" "));
+            if !config.removed.is_empty() {
+                let removed: Vec<String> = config.removed.iter().map(|node| name(*node)).collect();
+                note.push_str(&format!("; removed {}", removed.join(" ")));
+            }
+            ("reconfigure", note)
         }
     };
     LogEntry {
@@ -46,11 +55,11 @@ pub fn agreement(applied: &AppliedRecord, members: &[Member]) -> LogEntry {
     }
 }
 
-fn command(command: &Command, verdict: Option<Verdict>, members: &[Member]) -> LogCommand {
-    let (op, detail) = operation(&command.op, members);
+fn command(command: &Command, verdict: Option<Verdict>, names: &Names) -> LogCommand {
+    let (op, detail) = operation(&command.op, names);
     LogCommand {
-        node: node_name(members, command.id.origin),
-        zone: zone_name(members, command.id.origin),
+        node: names.of(command.id.origin),
+        zone: names.zone_of(command.id.origin),
         boot: command.id.boot,
         seq: command.id.seq,
         uid: command.cred.uid,
@@ -65,12 +74,6 @@ fn command(command: &Command, verdict: Option<Verdict>, members: &[Member]) -> L
             _ => None,
         },
     }
-}
-
-/// Empty for a node that is no member any more.
-fn zone_name(members: &[Member], node: NodeId) -> String {
-    let member = members.iter().find(|member| member.id == node);
-    member.map_or_else(String::new, |member| member.zone_name.clone())
 }
 
 fn outcome(verdict: Option<Verdict>) -> &'static str {
@@ -148,12 +151,13 @@ fn subject(op: &Op) -> LogSubject {
         | Op::MoveNode { .. }
         | Op::CreateVolume { .. }
         | Op::DropLocks { .. }
+        | Op::SetMember { .. }
         | Op::ReapUnnamed { .. } => LogSubject::default(),
     }
 }
 
 /// Name and arguments. An inode is `i` and its number.
-fn operation(op: &Op, members: &[Member]) -> (&'static str, String) {
+fn operation(op: &Op, names: &Names) -> (&'static str, String) {
     let file = |name: &Name| shown(name.as_bytes());
     match op {
         Op::Noop => ("noop", String::new()),
@@ -200,29 +204,26 @@ fn operation(op: &Op, members: &[Member]) -> (&'static str, String) {
             ("setxattr", format!("i{ino} {} ({} bytes)", shown(name), value.len()))
         }
         Op::RemoveXattr { ino, name } => ("removexattr", format!("i{ino} {}", shown(name))),
-        Op::Publish { ino, base, size, holder, .. } => (
-            "publish",
-            format!("i{ino} {size} bytes over version {base} by {}", node_name(members, *holder)),
-        ),
-        Op::TakeToken { ino, node } => {
-            ("take-token", format!("i{ino} for {}", node_name(members, *node)))
+        Op::Publish { ino, base, size, holder, .. } => {
+            ("publish", format!("i{ino} {size} bytes over version {base} by {}", names.of(*holder)))
         }
+        Op::TakeToken { ino, node } => ("take-token", format!("i{ino} for {}", names.of(*node))),
         Op::ReleaseToken { ino, node } => {
-            ("release-token", format!("i{ino} by {}", node_name(members, *node)))
+            ("release-token", format!("i{ino} by {}", names.of(*node)))
         }
-        Op::CreateJoinToken { id, zone, .. } => {
-            ("create-join-token", format!("{id:016x} for zone {zone}"))
+        Op::CreateJoinToken { id, zone, role, .. } => {
+            ("create-join-token", format!("{id:016x} for a {} in zone {zone}", role.word()))
         }
         Op::RevokeJoinToken { id } => ("revoke-join-token", format!("{id:016x}")),
         Op::AdmitNode { node, .. } => {
             ("admit-node", format!("{} in zone {} at {}", node.name, node.zone_name, node.address))
         }
         Op::HeldUpto { node, gsn } => {
-            ("held-upto", format!("{} holds bodies up to {gsn}", node_name(members, *node)))
+            ("held-upto", format!("{} holds bodies up to {gsn}", names.of(*node)))
         }
         Op::CreateVolume { name, members: nodes, .. } => {
-            let names: Vec<String> = nodes.iter().map(|node| node_name(members, *node)).collect();
-            ("create-volume", format!("{name} on {}", names.join(" ")))
+            let nodes: Vec<String> = nodes.iter().map(|node| names.of(*node)).collect();
+            ("create-volume", format!("{name} on {}", nodes.join(" ")))
         }
         Op::SetAcl { ino, kind, acl, .. } => {
             let kind = match kind {
@@ -241,8 +242,17 @@ fn operation(op: &Op, members: &[Member]) -> (&'static str, String) {
         }
         Op::DropUnnamed { ino } => ("drop-tmpfile", format!("i{ino}")),
         Op::ReapUnnamed { .. } => ("reap-tmpfiles", String::new()),
+        Op::SetMember { node, role, draining } => {
+            let mut parts = vec![names.of(*node)];
+            parts.extend(role.map(|role| format!("is a {}", role.word())));
+            parts.extend(draining.map(|draining| match draining {
+                true => "drains".to_owned(),
+                false => "drains no more".to_owned(),
+            }));
+            ("set-member", parts.join(" "))
+        }
         Op::MoveNode { node, address } => {
-            ("move-node", format!("{} to {address}", node_name(members, *node)))
+            ("move-node", format!("{} to {address}", names.of(*node)))
         }
         Op::Lock { ino, want, wait } => {
             let mode = match want.mode {
@@ -263,7 +273,7 @@ fn operation(op: &Op, members: &[Member]) -> (&'static str, String) {
             ("share-locks", format!("i{ino} {held} held, {waiting} waiting"))
         }
         Op::DropLocks { node, boot } => {
-            ("drop-locks", format!("of {} before its start {boot}", node_name(members, *node)))
+            ("drop-locks", format!("of {} before its start {boot}", names.of(*node)))
         }
         Op::SetQuota { directory, limits: None } => ("end-quota", format!("i{directory}")),
         Op::SetQuota { directory, limits: Some(limits) } => {

@@ -200,6 +200,7 @@ fn carry_out(effects: &mut Vec<Effect>, outlets: &Outlets, underway: &mut Underw
             Effect::Diverged { gsn, peer } => outlets.suspicion.diverged(peer, gsn),
             Effect::PeerDiverged { gsn, peer } => outlets.suspicion.peer_diverged(peer, gsn),
             Effect::MemoryWhole => outlets.suspicion.memory_whole(),
+            Effect::Removed { gsn } => outlets.pulse.removed(gsn),
             Effect::ShutdownDone => outlets.pulse.lane_ended(),
         }
     }

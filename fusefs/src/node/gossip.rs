@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use engine::ids::{NodeId, VolumeId};
+use engine::ids::{Gsn, NodeId, VolumeId};
 use parking_lot::Mutex;
+use store::Store;
 use tokio::sync::Notify;
 use wire::{Ask, RefusedCode, Request, Response, Wire};
 
+use super::clock;
 use super::pulse::Pulse;
+use super::sightings::{self, Sighting};
 use crate::admin::report::NodeReport;
 use crate::ops::ports::Ring;
 
@@ -23,11 +26,15 @@ pub struct Gossip {
     pub wire: Arc<Wire>,
     pub pulse: Arc<Pulse>,
     pub own_report: OwnReport,
+    /// Where it is kept how far the others were.
+    pub store: Store,
     heard: Mutex<BTreeMap<NodeId, (Instant, NodeReport)>>,
+    noted: Mutex<Option<Instant>>,
     ask: Notify,
 }
 
 const ASK_EVERY: Duration = Duration::from_secs(1);
+const NOTE_EVERY: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Gossip {
@@ -37,6 +44,7 @@ impl Gossip {
         wire: Arc<Wire>,
         pulse: Arc<Pulse>,
         own_report: OwnReport,
+        store: Store,
     ) -> Gossip {
         Gossip {
             volume,
@@ -44,7 +52,9 @@ impl Gossip {
             wire,
             pulse,
             own_report,
+            store,
             heard: Mutex::default(),
+            noted: Mutex::new(None),
             ask: Notify::new(),
         }
     }
@@ -78,6 +88,26 @@ impl Gossip {
                 () = self.ask.notified() => {}
             }
             self.refresh().await;
+            self.note_sightings();
+        }
+    }
+
+    /// Keeps on disk, now and then, how far the others were.
+    fn note_sightings(&self) {
+        let mut noted = self.noted.lock();
+        if noted.is_some_and(|when| when.elapsed() < NOTE_EVERY) {
+            return;
+        }
+        *noted = Some(Instant::now());
+        let now_s = clock::timestamp().seconds;
+        let sighting = |(&node, (when, report)): (&NodeId, &(Instant, NodeReport))| Sighting {
+            node,
+            gsn: Gsn(report.gsn_applied),
+            seen_unix_s: now_s - i64::try_from(when.elapsed().as_secs()).unwrap_or(0),
+        };
+        let sightings: Vec<Sighting> = self.heard.lock().iter().map(sighting).collect();
+        if let Err(error) = sightings::note(&self.store, &sightings) {
+            tracing::debug!(%error, "sightings of other nodes are not kept");
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use engine::consensus::Input;
-use engine::ids::{NodeId, VolumeId};
+use engine::ids::{Gsn, NodeId, VolumeId};
 use wire::{
     Ask, Handler, JoinReply, JoinRequest, PeerInfo, RefusedCode, Request, Response, Serving,
 };
@@ -78,6 +78,14 @@ impl Handler for NodeHandler {
     fn peer_down(&self, node: NodeId) {
         for volume in self.volumes.all() {
             volume.input(Input::PeerDown(node));
+        }
+    }
+
+    fn removed(&self, by: NodeId, gsn: Gsn) {
+        // A member, known by its certificate, says so: this node would be refused everywhere.
+        if let Some(root) = self.volumes.get(VolumeId::ROOT) {
+            tracing::error!(%by, %gsn, "a member says that this node was removed");
+            root.pulse.removed(gsn);
         }
     }
 }

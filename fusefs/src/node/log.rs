@@ -1,7 +1,7 @@
 //! The log thread: many records, one fsync.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use engine::consensus::record::LogRecord;
 use engine::consensus::{Entry, Input, Message};
@@ -10,7 +10,7 @@ use store::Store;
 
 use super::driver::Event;
 use super::pulse::Pulse;
-use super::queue::{Outgoing, QueueReceiver};
+use super::queue::{Outgoing, QueueReceiver, Received};
 use super::stage::Stage;
 
 /// Records to make durable, and the messages that may go only then.
@@ -57,11 +57,33 @@ pub struct LogThread {
 /// the slower the disk, the larger the groups.
 const GROUP_JOBS_MAX: usize = 4096;
 
+/// So long after the last record the tables are made durable for their own sake.
+const IDLE: Duration = Duration::from_millis(200);
+
 impl LogThread {
     /// Runs until the channel is closed, or until the disk fails.
     pub fn run(&self, jobs: &QueueReceiver<LogJob>) {
         let mut applied_durable = Gsn(0);
-        while let Some(mut group) = jobs.recv() {
+        loop {
+            let mut group = match jobs.recv_within(IDLE) {
+                Received::Item(group) => group,
+                Received::Finished => return,
+                Received::Nothing => {
+                    // Nobody else makes the last agreements of an idle ring durable in the
+                    // tables, and the next membership waits for that.
+                    let applied = self.pulse.applied();
+                    if applied > applied_durable {
+                        if let Err(error) = self.store.sync() {
+                            self.pulse
+                                .fail(format!("the tables could not be made durable: {error}"));
+                            return;
+                        }
+                        applied_durable = applied;
+                        self.events.send(Event::Input(Input::AppliedDurable(applied)));
+                    }
+                    continue;
+                }
+            };
             for _ in 1..GROUP_JOBS_MAX {
                 let Some(job) = jobs.next_if(|_| true) else { break };
                 group.records.extend(job.records);

@@ -1,8 +1,8 @@
 //! How the node does: what its threads publish, and what others wait for.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use engine::consensus::RingStatus;
@@ -22,6 +22,7 @@ pub struct Pulse {
     installs: AtomicU64,
     retained: Mutex<Retained>,
     failure: watch::Sender<Option<Failure>>,
+    removed: OnceLock<Gsn>,
     lane_ended: watch::Sender<bool>,
 }
 
@@ -41,6 +42,8 @@ pub enum Cure {
     Diverged,
     /// Somebody has to look at the machine.
     Operator,
+    /// The node was removed: it is not to come back.
+    None,
 }
 
 /// A node on its way to the newest agreement.
@@ -78,6 +81,7 @@ impl Pulse {
             installs: AtomicU64::new(0),
             retained: Mutex::default(),
             failure: watch::Sender::new(None),
+            removed: OnceLock::new(),
             lane_ended: watch::Sender::new(false),
         }
     }
@@ -201,6 +205,17 @@ impl Pulse {
             *failure = Some(why);
             true
         });
+    }
+
+    /// This node is no member any more since the agreement `gsn`: it stops like one that failed.
+    pub fn removed(&self, gsn: Gsn) {
+        let gsn = *self.removed.get_or_init(|| gsn);
+        self.end(Failure { reason: super::farewell::sentence(gsn), cure: Cure::None });
+    }
+
+    /// The agreement that removed this node, if it knows of one.
+    pub fn removed_at(&self) -> Option<Gsn> {
+        self.removed.get().copied()
     }
 
     pub fn failure(&self) -> Option<Failure> {

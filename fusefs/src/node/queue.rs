@@ -83,6 +83,16 @@ pub struct QueueSender<T>(Arc<Queue<T>>);
 /// The receiving side. When it is dropped, what is sent vanishes.
 pub struct QueueReceiver<T>(Arc<Queue<T>>);
 
+/// What came of waiting for an item.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Received<T> {
+    Item(T),
+    /// Not in time.
+    Nothing,
+    /// None will come any more.
+    Finished,
+}
+
 struct Queue<T> {
     state: Mutex<State<T>>,
     filled: Condvar,
@@ -155,6 +165,24 @@ impl<T> QueueReceiver<T> {
                 return None;
             }
             queue.filled.wait(&mut state);
+        }
+    }
+
+    /// As [`Self::recv`], but waits no longer than `patience`.
+    pub fn recv_within(&self, patience: Duration) -> Received<T> {
+        let queue = &self.0;
+        let deadline = Instant::now() + patience;
+        let mut state = queue.state.lock();
+        loop {
+            if let Some(item) = queue.take(&mut state) {
+                return Received::Item(item);
+            }
+            if state.finished {
+                return Received::Finished;
+            }
+            if queue.filled.wait_until(&mut state, deadline).timed_out() && state.items.is_empty() {
+                return if state.finished { Received::Finished } else { Received::Nothing };
+            }
         }
     }
 
@@ -232,6 +260,16 @@ mod tests {
         sender.send(1 << 20, 7);
         assert_eq!(receiver.next_if(|_| false), None);
         assert_eq!(receiver.next_if(|item| *item == 7), Some(7));
+    }
+
+    #[test]
+    fn a_receiver_waits_no_longer_than_it_wants() {
+        let (sender, receiver) = bounded(1 << 10, &Arc::default());
+        assert_eq!(receiver.recv_within(Duration::from_millis(1)), Received::Nothing);
+        sender.send(0, 7);
+        drop(sender);
+        assert_eq!(receiver.recv_within(Duration::ZERO), Received::Item(7));
+        assert_eq!(receiver.recv_within(Duration::from_secs(60)), Received::Finished);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The node's account of itself and of its cluster, for people.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use engine::command::Member;
+use engine::command::{Member, MemberRole};
 use engine::ids::{NodeId, VolumeId};
 use engine::namespace::{TablesError, View};
 use store::{SnapshotTables, Store};
@@ -11,11 +12,13 @@ use wire::Wire;
 use super::gossip::Gossip;
 use super::pulse::{CatchUp, Cure, Pulse};
 use super::setup::cluster_text;
+use super::votes::tolerance;
 use crate::admin::report::{
-    CatchUpReport, Lag, LaneReport, LinkReport, NodeReport, NodeState, RingReport, Role, Status,
+    CatchUpReport, DepartedReport, Lag, LaneReport, LinkReport, NodeReport, NodeState, RingReport,
+    Role, Status,
 };
 use crate::body::BodyService;
-use crate::ops::ports::Ring;
+use crate::ops::ports::{self, Ring};
 
 /// Makes this node's own line for a volume, also while peers cannot be reached.
 pub struct Reporter {
@@ -46,12 +49,13 @@ impl Reporter {
                 CatchUpReport::Checkpoint { from, gsn: gsn.0, bytes, about_bytes: total_bytes }
             }
         });
+        let role = self.role(&member);
         Ok(Some(NodeReport {
             node: member.name,
             id: member.id.0,
             zone: member.zone_name,
             address: member.address,
-            role: self.role(member.id),
+            role,
             state: state(&self.pulse, agreed.0 - gsn.0),
             gsn_applied: gsn.0,
             gsn_agreed: agreed.0,
@@ -66,6 +70,9 @@ impl Reporter {
             order_oldest: retained.oldest.0,
             order_bytes: retained.bytes,
             age_seconds: Some(0.0),
+            weight: self.weight(member.id),
+            draining: member.draining,
+            unpublished_files: self.bodies.load().staged_files as u64,
         }))
     }
 
@@ -73,9 +80,17 @@ impl Reporter {
         Ok(View::new(self.store.snapshot(self.volume)?))
     }
 
-    fn role(&self, node: NodeId) -> Role {
-        let is_voter = self.pulse.header().config.voters.contains_key(&node);
-        if is_voter { Role::Voter } else { Role::Observer }
+    fn role(&self, member: &Member) -> Role {
+        match (member.role, self.weight(member.id)) {
+            (MemberRole::Witness, _) => Role::Witness,
+            (_, 1..) => Role::Voter,
+            (MemberRole::Voter, 0) => Role::Standby,
+            (MemberRole::Observer, 0) => Role::Observer,
+        }
+    }
+
+    fn weight(&self, node: NodeId) -> u32 {
+        self.pulse.header().config.voters.get(&node).copied().unwrap_or(0)
     }
 
     /// The whole cluster as this node sees it.
@@ -102,7 +117,7 @@ impl Reporter {
             cluster: cluster_text(cluster),
             node: own.map_or_else(|| me.to_string(), |node| node.node.clone()),
             state: own.map_or(NodeState::Starting, |node| node.state),
-            ring: self.ring_report(&members),
+            ring: self.ring_report(&members)?,
             links: links(&members, me, wire),
             mounts: Vec::new(),
             warnings: self.warnings(&nodes),
@@ -139,9 +154,15 @@ impl Reporter {
                 order_oldest: 0,
                 order_bytes: 0,
                 age_seconds: None,
+                weight: 0,
+                draining: false,
+                unpublished_files: 0,
             },
         };
-        report.role = self.role(member.id);
+        // Agreed, so this node knows as well as that one.
+        report.role = self.role(member);
+        report.weight = self.weight(member.id);
+        report.draining = member.draining;
         if silent {
             let sidelined = self.pulse.retained().sidelined.contains(&member.id);
             report.state = if sidelined { NodeState::Sidelined } else { NodeState::Unreachable };
@@ -150,7 +171,7 @@ impl Reporter {
         report
     }
 
-    fn ring_report(&self, members: &[Member]) -> RingReport {
+    fn ring_report(&self, members: &[Member]) -> Result<RingReport, TablesError> {
         let header = self.pulse.header();
         let status = self.pulse.ring();
         let suspected = |node: NodeId| {
@@ -158,7 +179,14 @@ impl Reporter {
                 ring.peers.iter().any(|peer| peer.node == node && peer.suspected)
             })
         };
-        RingReport {
+        let (any, alone) = tolerance(members, &header.config.voters);
+        let removed = self.view()?.departed()?.into_iter().map(|(id, gone)| DepartedReport {
+            node: gone.name,
+            id: id.0,
+            zone: gone.zone_name,
+            gsn: gone.gsn.0,
+        });
+        Ok(RingReport {
             epoch: header.config.epoch.0,
             voters: header.config.voters.keys().map(|node| node_name(members, *node)).collect(),
             quorum: status.as_ref().is_some_and(|ring| ring.quorum),
@@ -175,7 +203,10 @@ impl Reporter {
                 })
                 .collect(),
             pending: status.as_ref().map_or(0, |ring| ring.pending as u64),
-        }
+            zones_may_fail: u32::try_from(any).unwrap_or(u32::MAX),
+            zones_dispensable: alone,
+            removed: removed.collect(),
+        })
     }
 
     fn warnings(&self, nodes: &[NodeReport]) -> Vec<String> {
@@ -252,6 +283,38 @@ pub fn state(pulse: &Pulse, behind_gsn: u64) -> NodeState {
             NodeState::CatchingUp
         }
         Some(_) => NodeState::Ok,
+    }
+}
+
+/// The names of all nodes that were ever members: the order is older than the membership.
+pub struct Names(BTreeMap<NodeId, Name>);
+
+struct Name {
+    node: String,
+    zone: String,
+}
+
+impl Names {
+    pub fn read(view: &ports::View) -> Result<Names, TablesError> {
+        let departed = view
+            .departed()?
+            .into_iter()
+            .map(|(node, gone)| (node, Name { node: gone.name, zone: gone.zone_name }));
+        let members = view
+            .members()?
+            .into_iter()
+            .map(|member| (member.id, Name { node: member.name, zone: member.zone_name }));
+        Ok(Names(departed.chain(members).collect()))
+    }
+
+    /// The node's name, or its number if it never was a member.
+    pub fn of(&self, node: NodeId) -> String {
+        self.0.get(&node).map_or_else(|| node.to_string(), |name| name.node.clone())
+    }
+
+    /// The zone of the node, empty if it never was a member.
+    pub fn zone_of(&self, node: NodeId) -> String {
+        self.0.get(&node).map_or_else(String::new, |name| name.zone.clone())
     }
 }
 

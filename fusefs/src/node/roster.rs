@@ -55,6 +55,7 @@ pub fn volumes(store: &Path) -> Vec<VolumeId> {
 
 #[cfg(test)]
 mod tests {
+    use engine::command::MemberRole;
     use engine::ids::{NodeId, ZoneId};
 
     use super::*;
@@ -71,6 +72,8 @@ mod tests {
             zone_name: "z".into(),
             address: "127.0.0.1:1".into(),
             key_hash: [3; 32],
+            role: MemberRole::Voter,
+            draining: false,
         };
         assert_eq!(load(dir.path(), V), None);
         save(dir.path(), V, std::slice::from_ref(&member)).expect("it can be written");

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use engine::command::Member;
+use engine::command::{Member, MemberRole};
 use engine::consensus::record::Header;
 use engine::ids::{NodeId, VolumeId, ZoneId};
 use engine::namespace::{VolumeParams, genesis};
@@ -53,6 +53,8 @@ pub fn init(request: &InitRequest) -> Result<report::Identity, ControlError> {
         zone_name: request.zone.clone(),
         address: request.advertise.clone(),
         key_hash: identity.key_hash(),
+        role: MemberRole::Voter,
+        draining: false,
     };
     remember(&store, &member, &[])?;
     Ok(account(&cluster, &member))

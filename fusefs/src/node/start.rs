@@ -11,11 +11,15 @@ use super::admission::Admission;
 use super::checkpoint;
 use super::children::{Changed, Children};
 use super::control::{Node, Parts};
+use super::farewell;
 use super::gossip::Gossip;
 use super::handler::{NodeHandler, Services};
 use super::inodes::InodeNumbers;
 use super::members::peer;
+use super::operator::Operator;
+use super::renewal::Renewal;
 use super::setup::{failed, own_member, seeds};
+use super::sole::SoleCopies;
 use super::volume::{ROOT_NAME, Shared, Volume, Volumes};
 use super::{repair, roster};
 use crate::admin::control::ControlError;
@@ -32,6 +36,7 @@ pub async fn start(settings: Settings) -> Result<Arc<Node>, ControlError> {
     let own = identity.node();
     let store = tokio::task::spawn_blocking(move || repair::open(&dir, own));
     let store = store.await.map_err(failed)??;
+    farewell::check(&store)?;
     let authority = Authority::load(&store.identity_dir()).map_err(failed)?;
     let member = own_member(&store)?;
     let me = member.id;
@@ -46,7 +51,7 @@ pub async fn start(settings: Settings) -> Result<Arc<Node>, ControlError> {
     let volumes = Arc::new(Volumes::default());
     let services = Arc::new(OnceLock::new());
     let handler = Arc::new(NodeHandler { volumes: volumes.clone(), services: services.clone() });
-    let mut config = WireConfig::new(settings.listen, identity);
+    let mut config = WireConfig::new(settings.listen, identity.clone());
     config.overrides = settings
         .overrides
         .iter()
@@ -63,6 +68,13 @@ pub async fn start(settings: Settings) -> Result<Arc<Node>, ControlError> {
         wire.set_peers(seeds.into_iter().map(peer).collect());
         checkpoint::fetch_first(&wire, &store, VolumeId::ROOT, nodes).await?;
     }
+    if let Some(header) = store.header(VolumeId::ROOT).map_err(failed)?
+        && header.config.removed.contains(&me)
+    {
+        // It applied its removal, and ended before it could note that.
+        farewell::note(&store, header.gsn).map_err(failed)?;
+        farewell::check(&store)?;
+    }
     let shared = Shared {
         me,
         store: store.clone(),
@@ -72,7 +84,8 @@ pub async fn start(settings: Settings) -> Result<Arc<Node>, ControlError> {
     };
     let children_changed = Arc::new(Changed::default());
     let root =
-        Volume::start(VolumeId::ROOT, ROOT_NAME, &shared, vec![children_changed.clone()]).await?;
+        Volume::start(VolumeId::ROOT, ROOT_NAME, &shared, None, vec![children_changed.clone()])
+            .await?;
     volumes.add(root.clone());
     let children = Children::new(shared, root.ring.clone(), volumes.clone(), children_changed);
     children.start_known().await?;
@@ -87,6 +100,7 @@ pub async fn start(settings: Settings) -> Result<Arc<Node>, ControlError> {
         wire.clone(),
         root.pulse.clone(),
         own_report,
+        store.clone(),
     ));
     let admission = Arc::new(Admission {
         cluster: store.identity().cluster,
@@ -95,10 +109,37 @@ pub async fn start(settings: Settings) -> Result<Arc<Node>, ControlError> {
         authority,
     });
     let _ = services.set(Services { admission: admission.clone(), gossip: gossip.clone() });
-    let tasks = vec![tokio::spawn(gossip.clone().run()), tokio::spawn(children.run())];
+    let renewal = Arc::new(Renewal::new(
+        identity,
+        store.identity_dir(),
+        wire.clone(),
+        root.ring.clone(),
+        admission.clone(),
+    ));
+    let operator = Arc::new(Operator {
+        root: root.clone(),
+        wire: wire.clone(),
+        sole: SoleCopies { root: root.ring.clone(), wire: wire.clone(), volumes: volumes.clone() },
+    });
+    let tasks = vec![
+        tokio::spawn(gossip.clone().run()),
+        tokio::spawn(children.run()),
+        tokio::spawn(renewal.clone().run()),
+    ];
 
     announce(&root, &member).await?;
-    Ok(Node::new(Parts { member, store, wire, volumes, root, gossip, admission, tasks }))
+    Ok(Node::new(Parts {
+        member,
+        store,
+        wire,
+        volumes,
+        root,
+        gossip,
+        admission,
+        operator,
+        renewal,
+        tasks,
+    }))
 }
 
 /// Tells the cluster about this node: the first node of all admits itself; one whose address

@@ -28,9 +28,10 @@ use super::driver::{self, Backlog, Event, Outlets};
 use super::inodes::InodeNumbers;
 use super::local_ring::LocalRing;
 use super::log::LogThread;
-use super::members::{Members, Promoter};
+use super::members::Members;
 use super::mounts::Mounts;
 use super::order::{OrderService, OrderThread};
+use super::promoter::Promoter;
 use super::proposals::{LIMIT_EVERY, Proposals};
 use super::pulse::{Cure, Pulse};
 use super::queue::{Incoming, Outgoing, Taken, bounded, queue};
@@ -60,6 +61,7 @@ pub struct Volume {
     pub reporter: Arc<Reporter>,
     pub agreements: Arc<Agreements>,
     pub stages: Arc<Stages>,
+    pub promoter: Arc<Promoter>,
     members: Arc<Members>,
     checkpoints: Arc<CheckpointService>,
     order: OrderThread,
@@ -96,7 +98,8 @@ const LOG_QUEUE_BYTES: usize = 64 << 20;
 const APPLY_QUEUE_BYTES: usize = 64 << 20;
 
 impl Volume {
-    /// Starts the volume from what the store holds of it. Its tables must be there. The
+    /// Starts the volume from what the store holds of it. Its tables must be there. A child
+    /// volume follows the members of the `root` volume, as far as they take part in it. The
     /// `followers` are told of what is applied after those that every volume has.
     ///
     /// # Errors
@@ -105,6 +108,7 @@ impl Volume {
         id: VolumeId,
         name: &str,
         shared: &Shared,
+        root: Option<Arc<dyn Ring>>,
         followers: Vec<Arc<dyn OnApplied>>,
     ) -> Result<Arc<Volume>, ControlError> {
         let Shared { me, store, wire, settings, inodes } = shared;
@@ -239,8 +243,13 @@ impl Volume {
         })?;
 
         drop_old_locks(&ring, &bodies).map_err(failed)?;
-        let promoter =
-            Promoter { ring: ring.clone(), pulse: pulse.clone(), events: events.clone() };
+        let promoter = Arc::new(Promoter::new(
+            ring.clone(),
+            root,
+            pulse.clone(),
+            events.clone(),
+            settings.failover_after(),
+        ));
         let catch_up = CatchUpTask {
             volume: id,
             store: store.clone(),
@@ -265,7 +274,7 @@ impl Volume {
             volume: id,
         });
         let tasks = vec![
-            tokio::spawn(promoter.run()),
+            tokio::spawn(promoter.clone().run()),
             tokio::spawn(catch_up.run()),
             tokio::spawn(Quotas::new(name, &ring, &proposals).resume()),
             tokio::spawn(limit(proposals.clone(), local)),
@@ -288,6 +297,7 @@ impl Volume {
             reporter,
             agreements,
             stages,
+            promoter,
             members,
             checkpoints,
             order,
@@ -348,6 +358,12 @@ impl Volume {
             Ask::Checkpoint { gsn, after } => self.checkpoints.serve(gsn, after).await,
             Ask::Reached { gsn, bodies, wait_ms } => {
                 waiting::answer(self, gsn, bodies, wait_ms).await
+            }
+            // By a member, as far as its daemon knows; what it asks for must follow the present
+            // membership, or nothing happens.
+            Ask::Reconfigure { epoch, voters, remove } => {
+                self.input(Input::Reconfigure { epoch, voters, remove });
+                Response::At(self.pulse.applied())
             }
             Ask::Order { from, upto } => self.order.bulk(from, upto).await,
             Ask::Status | Ask::Renew { .. } => {

@@ -25,6 +25,7 @@ mod large_directory;
 mod linearizable;
 mod load;
 mod locks;
+mod members;
 mod metrics;
 mod order;
 mod power_loss;

@@ -10,7 +10,7 @@ mod mounted;
 mod operation;
 mod posix;
 
-use engine::command::{Command, Member, Op};
+use engine::command::{Command, Member, MemberRole, Op};
 use engine::ids::{Gsn, Ino, NodeId, OpId, Version, ZoneId};
 use engine::namespace::{MemoryTables, Overlay, View, VolumeParams, apply, genesis, recompute};
 use engine::outcome::Outcome;
@@ -75,7 +75,13 @@ impl Namespace {
             if let Some(id) = token {
                 let expires = Timestamp::new(i64::MAX, 0);
                 let zone = zone.clone();
-                let op = Op::CreateJoinToken { id, secret_hash: [0; 32], zone, expires };
+                let op = Op::CreateJoinToken {
+                    id,
+                    secret_hash: [0; 32],
+                    zone,
+                    expires,
+                    role: MemberRole::Voter,
+                };
                 namespace.succeed(op);
             }
             let member = Member {
@@ -85,6 +91,8 @@ impl Namespace {
                 zone_name: zone,
                 address: format!("127.0.0.1:{node}"),
                 key_hash: [node.0 as u8; 32],
+                role: MemberRole::Voter,
+                draining: false,
             };
             namespace.succeed(Op::AdmitNode { node: member, token });
         }

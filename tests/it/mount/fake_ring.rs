@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, mpsc};
 
-use engine::command::{Command, Cred, Member, Op};
+use engine::command::{Command, Cred, Member, MemberRole, Op};
 use engine::ids::{Gsn, Ino, NodeId, OpId, ZoneId};
 use engine::locks::FileLocks;
 use engine::namespace::tables::{MemoryTables, Overlay, Tables, TablesError};
@@ -210,6 +210,8 @@ impl FakeRing {
             zone_name: format!("z{id}"),
             address: format!("node{id}:7777"),
             key_hash: [id.0 as u8; 32],
+            role: MemberRole::Voter,
+            draining: false,
         };
         assert_eq!(
             self.run(HERE, Op::AdmitNode { node: member(HERE), token: None }),
@@ -217,7 +219,16 @@ impl FakeRing {
         );
         let expires = Timestamp::new(i64::MAX, 0);
         let zone = "z2".to_owned();
-        self.run(HERE, Op::CreateJoinToken { id: 1, secret_hash: [1; 32], zone, expires });
+        self.run(
+            HERE,
+            Op::CreateJoinToken {
+                id: 1,
+                secret_hash: [1; 32],
+                zone,
+                expires,
+                role: MemberRole::Voter,
+            },
+        );
         let admitted = self.run(HERE, Op::AdmitNode { node: member(THERE), token: Some(1) });
         assert_eq!(admitted, Outcome::Done);
     }

@@ -89,7 +89,10 @@ fn admit(shared: &Shared, connection: &Connection) -> Option<(Inbound, PeerInfo)
         shared.counters.nonmembers_refused.bump();
         let remote = connection.remote_address();
         tracing::debug!(%remote, %name, "refused: not a member");
-        connection.close(close::NOT_A_MEMBER, b"not a member");
+        match shared.removed_at(&name, &key_hash) {
+            Some(gsn) => connection.close(close::REMOVED, &gsn.0.to_be_bytes()),
+            None => connection.close(close::NOT_A_MEMBER, b"not a member"),
+        }
         return None;
     };
     let info = PeerInfo {

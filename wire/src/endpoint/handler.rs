@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use engine::ids::{NodeId, VolumeId};
+use engine::ids::{Gsn, NodeId, VolumeId};
 
 use crate::endpoint::peer::PeerInfo;
 use crate::message::join::{JoinReply, JoinRequest};
@@ -38,4 +38,8 @@ pub trait Handler: Send + Sync + 'static {
 
     /// The ring connection to `node` is gone; it is dialled again until it is back. A hint.
     fn peer_down(&self, node: NodeId);
+
+    /// The member `by` says that this node was removed by the agreement `gsn`. It is dialled
+    /// again and says so again, until somebody ends that.
+    fn removed(&self, by: NodeId, gsn: Gsn);
 }

@@ -30,12 +30,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use engine::ids::{NodeId, VolumeId};
+use engine::ids::{Gsn, NodeId, VolumeId};
 use parking_lot::{Mutex, RwLock};
 use quinn::{Endpoint, TokioRuntime};
 use tokio::task::AbortHandle;
 
-use crate::identity::NodeIdentity;
+use crate::identity::{NodeIdentity, NodeName};
 use crate::message::frame::FRAME_MAX_BYTES;
 use crate::message::request::Request;
 use crate::message::response::Response;
@@ -85,9 +85,11 @@ pub(crate) mod close {
     pub(crate) const STOPPING: VarInt = VarInt::from_u32(0);
     pub(crate) const NOT_A_MEMBER: VarInt = VarInt::from_u32(1);
     pub(crate) const MALFORMED: VarInt = VarInt::from_u32(2);
-    pub(crate) const REMOVED: VarInt = VarInt::from_u32(3);
+    pub(crate) const GONE: VarInt = VarInt::from_u32(3);
     pub(crate) const SUPERSEDED: VarInt = VarInt::from_u32(4);
     pub(crate) const BUSY: VarInt = VarInt::from_u32(5);
+    /// The node was removed; the reason is the agreement's GSN, 8 bytes, big-endian.
+    pub(crate) const REMOVED: VarInt = VarInt::from_u32(6);
 }
 
 pub(crate) struct Shared {
@@ -101,6 +103,8 @@ pub(crate) struct Shared {
     /// Tells this start of the node from earlier ones.
     pub(crate) start: u64,
     remotes: RwLock<HashMap<NodeId, Arc<Remote>>>,
+    /// Who was removed, with its key's hash, and by which agreement.
+    removed: RwLock<HashMap<NodeId, ([u8; 32], Gsn)>>,
     acceptor: Mutex<Option<AbortHandle>>,
     runtime: tokio::runtime::Handle,
 }
@@ -141,6 +145,7 @@ impl Wire {
             admission: Admission::new(),
             start: since_epoch.map_or(0, |since| since.as_micros() as u64),
             remotes: RwLock::default(),
+            removed: RwLock::default(),
             acceptor: Mutex::default(),
             runtime: runtime.clone(),
             config,
@@ -183,7 +188,21 @@ impl Wire {
         gone.extend(remotes.drain().map(|(_, remote)| remote));
         *remotes = kept;
         drop(remotes);
-        gone.iter().for_each(|remote| remote.remove());
+        for remote in gone {
+            let node = remote.peer.lock().node;
+            let removed = self.0.removed.read().get(&node).copied();
+            match removed {
+                Some((_, gsn)) => remote.remove(close::REMOVED, &gsn.0.to_be_bytes()),
+                None => remote.remove(close::GONE, b"not a member any more"),
+            }
+        }
+    }
+
+    /// Says who was removed, with its key's hash, and by which agreement: when such a node
+    /// calls, it is told. To be called before [`Self::set_peers`] leaves them out.
+    pub fn set_removed(&self, removed: impl IntoIterator<Item = (NodeId, [u8; 32], Gsn)>) {
+        let removed = removed.into_iter().map(|(node, key_hash, gsn)| (node, (key_hash, gsn)));
+        *self.0.removed.write() = removed.collect();
     }
 
     fn start_remote(&self, peer: Peer) -> Arc<Remote> {
@@ -262,7 +281,7 @@ impl Wire {
     pub async fn close(&self) {
         let remotes: Vec<_> = self.0.remotes.write().drain().map(|(_, remote)| remote).collect();
         for remote in remotes {
-            remote.remove();
+            remote.remove(close::STOPPING, b"stopping");
         }
         if let Some(acceptor) = self.0.acceptor.lock().take() {
             acceptor.abort();
@@ -276,6 +295,13 @@ impl Wire {
 impl Shared {
     pub(crate) fn remote(&self, node: NodeId) -> Option<Arc<Remote>> {
         self.remotes.read().get(&node).cloned()
+    }
+
+    /// The agreement that removed this node, if one did.
+    pub(crate) fn removed_at(&self, name: &NodeName, key_hash: &[u8; 32]) -> Option<Gsn> {
+        let removed = self.removed.read();
+        let (known, gsn) = removed.get(&name.node)?;
+        (name.cluster == self.cluster && known == key_hash).then_some(*gsn)
     }
 
     fn knows_address(&self, address: IpAddr) -> bool {

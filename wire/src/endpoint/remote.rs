@@ -101,12 +101,12 @@ impl Remote {
     }
 
     /// Ends everything with a node that is no member any more, or has another key.
-    pub(crate) fn remove(&self) {
+    pub(crate) fn remove(&self, code: VarInt, reason: &[u8]) {
         self.removed.store(true, Ordering::SeqCst);
         if let Some(sender) = self.sender.lock().take() {
             sender.abort();
         }
-        self.shut(close::REMOVED, b"not a member any more");
+        self.shut(code, reason);
     }
 
     pub(crate) fn shut(&self, code: VarInt, reason: &[u8]) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use engine::ids::Gsn;
 use quinn::{Connection, ConnectionError, SendStream, WriteError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -112,9 +113,21 @@ async fn session(shared: &Arc<Shared>, remote: &Arc<Remote>, connection: Connect
             }
         }
     };
+    if let Some(gsn) = removal(&connection) {
+        shared.handler.removed(node, gsn);
+    }
     connection.close(close::SUPERSEDED, b"");
     drop(up);
     ended
+}
+
+/// The agreement that removed this node, if the peer ended the connection for that.
+fn removal(connection: &Connection) -> Option<Gsn> {
+    let ConnectionError::ApplicationClosed(closed) = connection.close_reason()? else {
+        return None;
+    };
+    let gsn = closed.reason.as_ref().try_into().ok().map(u64::from_be_bytes)?;
+    (closed.error_code == close::REMOVED).then_some(Gsn(gsn))
 }
 
 /// Notes which start of the peer answers; false if a newer one has shown up already.

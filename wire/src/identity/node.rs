@@ -91,6 +91,19 @@ impl NodeIdentity {
         NodeIdentity::new(&key, certificate, authority.certificate().clone())
     }
 
+    /// The same node with a certificate (DER) that a member issued.
+    ///
+    /// # Errors
+    /// [`IdentityError::Refused`] if it is not for this node, its key and its cluster.
+    pub fn with_certificate(&self, certificate: &[u8]) -> Result<NodeIdentity, IdentityError> {
+        let certificate = CertificateDer::from(certificate.to_vec());
+        let renewed = NodeIdentity::new(&self.key(), certificate, self.authority.clone())?;
+        match renewed.name == self.name {
+            true => Ok(renewed),
+            false => Err(IdentityError::Refused("it names another node".into())),
+        }
+    }
+
     pub fn node(&self) -> NodeId {
         self.name.node
     }

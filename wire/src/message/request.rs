@@ -1,6 +1,8 @@
 //! What one node asks another.
 
-use engine::ids::{BodyId, Gsn, Ino, Version, VolumeId};
+use std::collections::{BTreeMap, BTreeSet};
+
+use engine::ids::{BodyId, Epoch, Gsn, Ino, NodeId, Version, VolumeId};
 use minicbor::{Decode, Encode};
 
 use super::{MessageError, PAYLOAD_MAX_BYTES};
@@ -155,11 +157,25 @@ pub enum Ask {
         #[n(0)]
         ino: Ino,
     },
+    /// Proposes the ring's membership after that of `epoch`: its voters with their weights, and
+    /// who is to be removed. Asked of a voter. Answer: `At` what the voter has applied; whether
+    /// it came to pass, the order says.
+    #[n(13)]
+    Reconfigure {
+        #[n(0)]
+        epoch: Epoch,
+        #[n(1)]
+        voters: BTreeMap<NodeId, u32>,
+        #[n(2)]
+        remove: BTreeSet<NodeId>,
+    },
 }
 
 impl Ask {
     pub const SMALL_MAX_COUNT: usize = 256;
     pub const WHICH_MAX_COUNT: usize = 1024;
+    /// Far more voters than a ring has.
+    pub const VOTERS_MAX_COUNT: usize = 1024;
     /// RocksDB keys of ours are far shorter; a longer one is not ours.
     pub const KEY_MAX_BYTES: usize = 4096;
 
@@ -175,7 +191,8 @@ impl Ask {
             | Ask::Reached { .. }
             | Ask::Status
             | Ask::Hold { .. }
-            | Ask::Renew { .. } => Class::Small,
+            | Ask::Renew { .. }
+            | Ask::Reconfigure { .. } => Class::Small,
         }
     }
 
@@ -188,6 +205,9 @@ impl Ask {
             Ask::Small { bodies } => bounded(bodies.len(), Self::SMALL_MAX_COUNT),
             Ask::Which { bodies } => bounded(bodies.len(), Self::WHICH_MAX_COUNT),
             Ask::Checkpoint { after, .. } => bounded(after.len(), Self::KEY_MAX_BYTES),
+            Ask::Reconfigure { voters, remove, .. } => {
+                bounded(voters.len() + remove.len(), Self::VOTERS_MAX_COUNT)
+            }
             Ask::Manifest { .. }
             | Ask::Order { .. }
             | Ask::Recall { .. }

@@ -27,6 +27,7 @@ pub struct Seen {
     pub ring: Vec<(NodeId, VolumeId, Bytes)>,
     pub up: Vec<NodeId>,
     pub down: Vec<NodeId>,
+    pub removed: Vec<(NodeId, Gsn)>,
 }
 
 /// Notes what happens; answers questions about a made-up body.
@@ -106,6 +107,10 @@ impl Handler for Recorder {
 
     fn peer_down(&self, node: NodeId) {
         self.seen.send_modify(|seen| seen.down.push(node));
+    }
+
+    fn removed(&self, by: NodeId, gsn: Gsn) {
+        self.seen.send_modify(|seen| seen.removed.push((by, gsn)));
     }
 }
 

@@ -117,6 +117,33 @@ async fn only_members_get_in() {
     still_works(&[node, member]).await;
 }
 
+/// Also where it was connected before, and where it comes back later; nobody else is told that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_node_is_told_by_which_agreement() {
+    let authority = Authority::create(&CLUSTER).unwrap();
+    let start = |node| Node::start(identity(&authority, node), "127.0.0.1:0");
+    let nodes = [start(1), start(2)];
+    still_works(&nodes).await;
+    let key_hash = nodes[1].identity.key_hash();
+    nodes[0].wire.set_removed([(nodes[1].id(), key_hash, Gsn(77))]);
+    nodes[0].wire.set_peers(Vec::new());
+    let told = (nodes[0].id(), Gsn(77));
+    nodes[1].handler.wait("it is told", |seen| seen.removed.contains(&told)).await;
+    nodes[1].wire.set_peers(Vec::new());
+    let count = nodes[1].handler.seen().removed.len();
+    nodes[1].wire.set_peers(vec![nodes[0].as_peer()]);
+    nodes[1].handler.wait("it is told again", |seen| seen.removed.len() > count).await;
+    assert!(nodes[0].handler.seen().removed.is_empty());
+
+    // A node that stops takes nobody for removed.
+    let other = start(3);
+    let both = [start(4), other];
+    still_works(&both).await;
+    both[0].wire.close().await;
+    both[1].handler.wait("it is gone", |seen| !seen.down.is_empty()).await;
+    assert!(both[1].handler.seen().removed.is_empty());
+}
+
 async fn still_works(nodes: &[Node; 2]) {
     introduce(nodes);
     nodes[0].sees(&nodes[1]).await;

@@ -7,7 +7,7 @@
 //! wrote. A message is delivered once or never; repetition is left to the simulator, as are
 //! truncation, snapshots and everything that needs time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -389,7 +389,9 @@ impl Model for Ring {
             Act::Reconfigure(id, voters) => {
                 state.left.memberships -= 1;
                 let voters = voters.into_iter().map(|node| (node, 1)).collect();
-                state.step(id, Some(Input::Reconfigure { voters }), dies);
+                let epoch = state.nodes[&id].replica.header().config.epoch;
+                let input = Input::Reconfigure { epoch, voters, remove: BTreeSet::new() };
+                state.step(id, Some(input), dies);
                 id
             }
         };

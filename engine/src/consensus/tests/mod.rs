@@ -38,6 +38,7 @@ fn entry(random: &mut Random) -> Entry {
             epoch: Epoch(random.below(4) as u32),
             voters: (0..random.below(4)).map(|_| (NodeId(random.below(5) as u16), 1)).collect(),
             promise_lead_us: number(random),
+            removed: (0..random.below(2)).map(|_| NodeId(3 + random.below(2) as u16)).collect(),
         }),
         _ => EntryKind::Commands { commands: commands(random), activate },
     };
@@ -94,6 +95,7 @@ fn message(random: &mut Random) -> Message {
             follow: random.percent(50),
             proposing: random.percent(50),
             mute: random.percent(50).then_some(true),
+            durable: Gsn(number(random)),
         }),
         7 => {
             let (origin, activate) = (NodeId(random.below(5) as u16), random.percent(50));
@@ -179,6 +181,7 @@ impl Comparing {
             follow: false,
             proposing: false,
             mute: None,
+            durable: Gsn(0),
         };
         let message = Message::Heartbeat(heartbeat);
         self.step(Input::Message { from: NodeId(node), message });

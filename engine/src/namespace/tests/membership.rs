@@ -1,6 +1,8 @@
 //! Members, join tokens and watermarks.
 
 use super::*;
+use crate::command::LockWant;
+use crate::locks::{ByteRange, LockKind, LockMode};
 
 fn refused(refusal: Refusal) -> Outcome {
     Outcome::Refused(refusal)
@@ -8,7 +10,8 @@ fn refused(refusal: Refusal) -> Outcome {
 
 fn token(id: u64, zone: &str, expires_s: i64) -> Op {
     let expires = Timestamp::new(expires_s, 0);
-    Op::CreateJoinToken { id, secret_hash: [9; 32], zone: zone.into(), expires }
+    let role = MemberRole::Voter;
+    Op::CreateJoinToken { id, secret_hash: [9; 32], zone: zone.into(), expires, role }
 }
 
 #[test]
@@ -85,6 +88,106 @@ fn a_watermark_only_grows_and_is_the_nodes_own() {
     ring.succeed(held(1, 3));
     assert_eq!(ring.view().held_upto(NodeId(1)).expect("is sound"), Gsn(4));
     assert_eq!(ring.view().held().expect("is sound"), [(NodeId(1), Gsn(4))]);
+}
+
+#[test]
+fn a_join_token_is_for_one_role() {
+    let mut ring = Ring::new();
+    let expires = Timestamp::new(1000, 0);
+    let role = MemberRole::Witness;
+    ring.succeed(Op::CreateJoinToken {
+        id: 7,
+        secret_hash: [9; 32],
+        zone: "z4".into(),
+        expires,
+        role,
+    });
+    let admit = |role| Op::AdmitNode { node: Member { role, ..member(4) }, token: Some(7) };
+    assert_eq!(ring.run(admit(MemberRole::Voter)), refused(Refusal::BadJoinToken));
+    ring.succeed(admit(MemberRole::Witness));
+    let set = |role| Op::SetMember { node: NodeId(4), role: Some(role), draining: None };
+    assert_eq!(ring.run(set(MemberRole::Observer)), refused(Refusal::Invalid));
+    let witness = ring.view().member(NodeId(4)).expect("is sound").expect("it is a member");
+    assert!(witness.may_vote() && !witness.takes_bodies());
+}
+
+#[test]
+fn a_draining_member_takes_neither_votes_nor_bodies() {
+    let mut ring = Ring::new();
+    let set = |node, role, draining| Op::SetMember { node: NodeId(node), role, draining };
+    ring.succeed(set(2, None, Some(true)));
+    assert_eq!(ring.touched, [Touched::Members]);
+    let drained = ring.view().member(NodeId(2)).expect("is sound").expect("it is a member");
+    assert!(!drained.may_vote() && !drained.takes_bodies() && drained.keeps_bodies());
+    ring.node = NodeId(2);
+    let op = ring.op(&["mkdir", "/d"]);
+    assert_eq!(ring.run(op), refused(Refusal::Draining));
+    ring.succeed(Op::HeldUpto { node: NodeId(2), gsn: Gsn(1) });
+    ring.node = NodeId(1);
+    let op = ring.op(&["mkdir", "/d"]);
+    ring.succeed(op);
+    ring.succeed(set(2, Some(MemberRole::Observer), Some(false)));
+    let observer = ring.view().member(NodeId(2)).expect("is sound").expect("it is a member");
+    assert!(!observer.may_vote() && observer.takes_bodies());
+    assert_eq!(ring.run(set(9, None, Some(true))), refused(Refusal::NotFound));
+    assert_eq!(ring.run(set(3, Some(MemberRole::Witness), None)), refused(Refusal::Invalid));
+}
+
+#[test]
+fn a_removed_node_leaves_nothing_but_its_id() {
+    let mut ring = check(
+        "as 0 0; create /f; release /f; mkdir /q; quota /q 1000 none; count /q; reserve /q 20 20
+         node 2; reserve /q 30 30; use /q 0 1 50; tmpfile / t 600; take /f",
+    );
+    let ino = ring.ino("/f");
+    let (kind, mode, range) = (LockKind::Record, LockMode::Exclusive, ByteRange::WHOLE);
+    let want = LockWant { owner: 1, kind, mode, range, pid: 1, solo: false };
+    ring.succeed(Op::Lock { ino, want, wait: None });
+    ring.succeed(Op::HeldUpto { node: NodeId(2), gsn: Gsn(1) });
+    let last = ring.view().origin(NodeId(2)).expect("is sound").expect("it proposed");
+    let gsn = ring.gsn.next();
+    let removed = BTreeSet::from([NodeId(2), NodeId(77)]);
+    let mut overlay = Overlay::new(&ring.tables);
+    let touched = retire(&mut overlay, gsn, &removed).expect("is sound");
+    assert!(touched.contains(&Touched::Members));
+    assert!(retire(&mut overlay, gsn.next(), &removed).expect("is sound").is_empty());
+    let changes = overlay.into_changes();
+    ring.tables.absorb(changes);
+    ring.gsn = gsn;
+    invariants(&ring.tables);
+    let view = ring.view();
+    assert_eq!(view.member(NodeId(2)).expect("is sound"), None);
+    assert_eq!(view.held_upto(NodeId(2)).expect("is sound"), Gsn(0));
+    assert_eq!(view.token_holder(ino).expect("is sound"), None);
+    assert_eq!(view.origin(NodeId(2)).expect("is sound"), None);
+    assert_eq!(view.locked().expect("is sound"), []);
+    assert_eq!(view.unnamed(NodeId(2)).expect("is sound"), []);
+    assert_eq!(view.reservations().expect("is sound").len(), 1);
+    let departed = view.departed().expect("is sound");
+    assert_eq!((departed[0].0, departed[0].1.gsn, departed.len()), (NodeId(2), gsn, 1));
+
+    // What it still sends is skipped, whatever number it has, and changes nothing.
+    let before = view.state_hash().expect("is sound");
+    for seq in [1, last.last_seq + 1] {
+        let id = OpId { origin: NodeId(2), boot: last.boot, seq };
+        let op = Op::TakeToken { ino, node: NodeId(2) };
+        let command = Command { id, time: Timestamp::new(1, 0), cred: Cred::SYSTEM, op };
+        let mut overlay = Overlay::new(&ring.tables);
+        let applied = apply(&mut overlay, gsn.next(), &command).expect("is sound");
+        assert_eq!(applied, Applied { outcome: None, fresh: false, touched: Vec::new() });
+        assert_eq!(View::new(&overlay).state_hash().expect("is sound"), before);
+    }
+
+    // The token is free, the id is not.
+    ring.node = NodeId(1);
+    ring.statement("use /q 0 1 20");
+    ring.succeed(Op::TakeToken { ino, node: NodeId(1) });
+    ring.succeed(token(7, "z2", 1000));
+    let again = Op::AdmitNode { node: member(2), token: Some(7) };
+    assert_eq!(ring.run(again), refused(Refusal::IdInUse));
+    assert_eq!(ring.view().next_node_id().expect("is sound"), Some(NodeId(4)));
+    let fresh = Member { id: NodeId(4), ..member(2) };
+    ring.succeed(Op::AdmitNode { node: fresh, token: Some(7) });
 }
 
 #[test]

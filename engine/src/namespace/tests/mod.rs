@@ -20,7 +20,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::acl::{Acl, AclKind};
 use crate::command::{
-    Body, Command, Cred, Kill, Kind, Member, Name, Op, QuotaLimits, RenameHow, SetAttr, XattrHow,
+    Body, Command, Cred, Kill, Kind, Member, MemberRole, Name, Op, QuotaLimits, RenameHow, SetAttr,
+    XattrHow,
 };
 use crate::ids::{BodyId, Gsn, Ino, NodeId, OpId, Version, VolumeId, ZoneId};
 use crate::outcome::{Outcome, Refusal};
@@ -56,7 +57,8 @@ impl Ring {
                 let zone = format!("z{number}");
                 let expires = Timestamp::new(1_000_000, 0);
                 let id = u64::from(number);
-                ring.succeed(Op::CreateJoinToken { id, secret_hash: [0; 32], zone, expires });
+                let (secret_hash, role) = ([0; 32], MemberRole::Voter);
+                ring.succeed(Op::CreateJoinToken { id, secret_hash, zone, expires, role });
                 id
             });
             ring.succeed(Op::AdmitNode { node: member(number), token });
@@ -504,6 +506,8 @@ fn member(number: u16) -> Member {
         zone_name: format!("z{number}"),
         address: format!("127.0.0.1:{}", 7000 + number),
         key_hash: [number as u8; 32],
+        role: MemberRole::Voter,
+        draining: false,
     }
 }
 

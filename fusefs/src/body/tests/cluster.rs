@@ -6,7 +6,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use engine::command::{Body, Command, Kind, Member, Name, Op};
+use engine::command::{Body, Command, Kind, Member, MemberRole, Name, Op};
 use engine::ids::{Gsn, Ino, NodeId, OpId, VolumeId, ZoneId};
 use engine::namespace::{Inode, MemoryTables, Overlay, Tables, VolumeParams, apply, genesis};
 use engine::outcome::Outcome;
@@ -137,6 +137,8 @@ impl Cluster {
             zone_name: format!("z{id}"),
             address: format!("127.0.0.1:{id}"),
             key_hash: [id.0 as u8; 32],
+            role: MemberRole::Voter,
+            draining: false,
         };
         // The first node admits itself, and then the others.
         let admitter = self.nodes.first().map_or(&ring, |node| &node.ring);
@@ -144,7 +146,13 @@ impl Cluster {
         if !self.nodes.is_empty() {
             let (zone, expires) = (member.zone_name.clone(), Timestamp::new(i64::MAX, 0));
             let id = u64::from(id.0);
-            let op = Op::CreateJoinToken { id, secret_hash: [1; 32], zone, expires };
+            let op = Op::CreateJoinToken {
+                id,
+                secret_hash: [1; 32],
+                zone,
+                expires,
+                role: MemberRole::Voter,
+            };
             assert_eq!(admitter.agree(op), Outcome::Done);
             token = Some(id);
         }

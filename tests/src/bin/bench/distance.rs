@@ -35,8 +35,11 @@ pub fn run(names: &[String]) -> anyhow::Result<()> {
 }
 
 fn measure(matrix: &Matrix) -> anyhow::Result<()> {
-    let wishes =
-        Wishes { zones: matrix.zones.len(), round_trips_ms: matrix.round_trips_ms.to_vec() };
+    let wishes = Wishes {
+        zones: matrix.zones.len(),
+        round_trips_ms: matrix.round_trips_ms.to_vec(),
+        ..Wishes::default()
+    };
     let cluster = started(&wishes)?;
     println!(
         "\n{}: {} (round trips {:?} ms)",

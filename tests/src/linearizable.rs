@@ -122,8 +122,9 @@ fn until(history: &[Call], us: u64) -> Vec<Call> {
 }
 
 struct Search<'a> {
-    /// Calls with an answer, each line in its order. Five for each client: what it changed,
-    /// what it read of name 0, of name 1, and what it was refused for name 0, for name 1.
+    /// Calls with an answer, each line in its order. Seven for each client: what it changed,
+    /// and for each name what it read, what was refused because it is there, and what because it
+    /// is not.
     lines: Vec<Vec<Seen<'a>>>,
     /// Calls without an answer that may have happened.
     unanswered: Vec<&'a Call>,
@@ -139,7 +140,7 @@ struct Seen<'a> {
     is_met: bool,
 }
 
-const LINES: usize = 5;
+const LINES: usize = 7;
 
 /// How much is explained.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -169,9 +170,12 @@ impl<'a> Search<'a> {
                     let Some(name) = shown(call) else { continue };
                     let own = lines[changes].iter().rposition(|own| touches(own.call, name));
                     let after = own.map_or(0, |last| last as u32 + 1);
-                    let is_read =
-                        matches!(call.action, Action::Read { .. } | Action::ReadFresh { .. });
-                    let line = changes + if is_read { 1 } else { 3 } + name;
+                    let line = match (call.action, call.answer) {
+                        (Action::Read { .. } | Action::ReadFresh { .. }, _) => 1,
+                        (_, Answer::Exists) => 3,
+                        _ => 5,
+                    };
+                    let line = changes + line + name;
                     lines[line].push(Seen { call, after, is_met: false });
                 }
             }
@@ -185,6 +189,7 @@ impl<'a> Search<'a> {
             happened: vec![false; self.unanswered.len()],
             state: [None, None],
         };
+        let start = self.absorb(start);
         let mut farthest = start.clone();
         let mut open = vec![start];
         while let Some(place) = open.pop() {
@@ -216,10 +221,41 @@ impl<'a> Search<'a> {
         lines.filter_map(|(calls, &done)| Some(calls.get(done as usize)?.call)).collect()
     }
 
-    fn next(&self, place: &Place) -> Vec<Place> {
-        // Whoever began after another call had returned comes after it.
+    /// Whether a call may be the next: whoever began after another had returned comes after it.
+    fn in_time(&self, place: &Place) -> impl Fn(&Call) -> bool + use<> {
         let first_end_us = self.waiting(place).iter().map(|call| call.ended_us).min();
-        let in_time = |call: &Call| first_end_us.is_none_or(|us| call.began_us <= us);
+        move |call| first_end_us.is_none_or(|us| call.began_us <= us)
+    }
+
+    /// Takes the reads and refusals that fit the place. They change nothing, so that nothing is
+    /// lost by taking each as early as it fits.
+    fn absorb(&self, mut place: Place) -> Place {
+        loop {
+            let in_time = self.in_time(&place);
+            let mut is_done = true;
+            for (line, calls) in self.lines.iter().enumerate().filter(|(line, _)| line % LINES > 0)
+            {
+                let changes = place.done[line - line % LINES];
+                let fits = |seen: &&Seen<'a>| {
+                    let may_be_next = is_local(seen.call) || in_time(seen.call);
+                    changes >= seen.after
+                        && may_be_next
+                        && explain(place.state, seen.call).is_some()
+                };
+                while calls.get(place.done[line] as usize).filter(fits).is_some() {
+                    place.done[line] += 1;
+                    is_done = false;
+                }
+            }
+            if is_done {
+                return place;
+            }
+        }
+    }
+
+    /// Where one change more leads to.
+    fn next(&self, place: &Place) -> Vec<Place> {
+        let in_time = self.in_time(place);
         let mut next = Vec::new();
         for (number, call) in self.unanswered.iter().enumerate() {
             let (state, answer) = apply(place.state, call.action);
@@ -230,16 +266,14 @@ impl<'a> Search<'a> {
             }
         }
         let mut answered: Vec<(u64, Place)> = Vec::new();
-        for (line, calls) in self.lines.iter().enumerate() {
-            let Some(&Seen { call, after, is_met }) = calls.get(place.done[line] as usize) else {
+        for (line, calls) in self.lines.iter().enumerate().step_by(LINES) {
+            let Some(&Seen { call, is_met, .. }) = calls.get(place.done[line] as usize) else {
                 continue;
             };
-            let in_turn = place.done[line - line % LINES] >= after;
-            if !in_turn || !(is_local(call) || in_time(call)) {
-                continue;
-            }
+            let effect = if in_time(call) { explain(place.state, call) } else { None };
+            // As a read, it may show what was.
             let idle = (is_met && may_be_idle(place.state, call.action)).then_some(place.state);
-            for state in [explain(place.state, call), idle].into_iter().flatten() {
+            for state in [effect, idle].into_iter().flatten() {
                 let mut done = place.done.clone();
                 done[line] += 1;
                 let happened = place.happened.clone();
@@ -248,7 +282,7 @@ impl<'a> Search<'a> {
         }
         answered.sort_by_key(|(ended_us, _)| std::cmp::Reverse(*ended_us));
         next.extend(answered.into_iter().map(|(_, place)| place));
-        next
+        next.into_iter().map(|place| self.absorb(place)).collect()
     }
 }
 
@@ -365,8 +399,8 @@ fn apply(state: State, action: Action) -> (State, Answer) {
 
 /// Longer than a node that is not cut off is behind.
 const ON_ITS_WAY_US: u64 = 1_000_000;
-/// Some hundred megabytes.
-const PLACES_MAX: usize = 3_000_000;
+/// Half a minute in a program that is not optimized.
+const PLACES_MAX: usize = 300_000;
 
 #[cfg(test)]
 mod tests {

@@ -16,6 +16,7 @@ use crate::mount_table;
 #[command(after_help = "Examples:\n  \
     fusion mount /srv/tree\n  \
     fusion mount --store /var/lib/fusion /srv/tree -o ro,noexec\n  \
+    fusion mount /srv/tree -o consistency=strict\n  \
     mount -t fusion tree /srv/tree -o store=/var/lib/fusion\n\
     In /etc/fstab:\n  \
     tree /srv/tree fusion store=/var/lib/fusion,_netdev,nofail 0 0")]

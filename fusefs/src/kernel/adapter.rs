@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use engine::acl::AclKind;
 use engine::command::{Cred, Kind, Name, RenameHow, XattrHow};
@@ -27,22 +27,82 @@ use super::calls::Pending;
 use super::device::REQUEST_BYTES_MAX;
 use super::entry::NewEntry;
 use super::errno::errno;
+use super::options::MountOptions;
 use super::reply::{FOREVER, GENERATION, NO_TIME, file_attr, no_entry, timestamp};
 use super::{listing, locks};
 use crate::ops::ports::{Caller, Handle};
 use crate::ops::{
-    AtimeRule, BARRIER_LEN_MAX, Fs, FsDone, FsError, Meant, NewInode, NewUnnamed, SetTime, Wait,
-    Wanted, Written, is_barrier,
+    AtimeRule, Attr, BARRIER_LEN_MAX, Fs, FsDone, FsError, Meant, NewInode, NewUnnamed, SetTime,
+    Wait, Wanted, Written, is_barrier,
 };
 
 pub struct Adapter {
     kernel: Arc<Kernel>,
     atime: AtimeRule,
+    /// Every look shows everything that was agreed before it.
+    strict: bool,
+    /// How long the kernel may keep names and attributes, and how it treats a file's pages.
+    keep: Duration,
+    open_flags: FopenFlags,
 }
 
 impl Adapter {
-    pub fn new(kernel: Arc<Kernel>, atime: AtimeRule) -> Adapter {
-        Adapter { kernel, atime }
+    pub fn new(kernel: Arc<Kernel>, options: &MountOptions) -> Adapter {
+        let (atime, strict) = (options.atime, options.strict);
+        let (keep, open_flags) = match strict {
+            true => (NO_TIME, FopenFlags::empty()),
+            false => (FOREVER, OPEN_FLAGS),
+        };
+        Adapter { kernel, atime, strict, keep, open_flags }
+    }
+
+    /// Answers a look: at once, or in a strict mount when this node shows what was agreed before.
+    fn look<R: Send + 'static>(
+        &self,
+        req: &Request,
+        ino: Ino,
+        reply: R,
+        error: fn(R, Errno),
+        answer: impl FnOnce(&Arc<Kernel>, R) + Send + 'static,
+    ) {
+        if !self.strict {
+            return answer(&self.kernel, reply);
+        }
+        let (caller, done) = self.looking(req, reply, error, answer);
+        self.fs().fresh(caller, ino, done);
+    }
+
+    /// As [`Self::look`], at what another node may be writing.
+    fn look_at_content<R: Send + 'static>(
+        &self,
+        req: &Request,
+        ino: Ino,
+        reply: R,
+        error: fn(R, Errno),
+        answer: impl FnOnce(&Arc<Kernel>, R) + Send + 'static,
+    ) {
+        if !self.strict {
+            return answer(&self.kernel, reply);
+        }
+        let (caller, done) = self.looking(req, reply, error, answer);
+        self.fs().fresh_content(caller, ino, done);
+    }
+
+    fn looking<R: Send + 'static>(
+        &self,
+        req: &Request,
+        reply: R,
+        error: fn(R, Errno),
+        answer: impl FnOnce(&Arc<Kernel>, R) + Send + 'static,
+    ) -> (Caller, FsDone<()>) {
+        let kernel = Arc::clone(&self.kernel);
+        let (caller, reply) = self.kernel.calls.open(req, reply, error);
+        let done = Box::new(move |fresh| match (fresh, reply.take()) {
+            (Ok(()), Some(reply)) => answer(&kernel, reply),
+            (Err(e), Some(reply)) => error(reply, errno(&e)),
+            (_, None) => {}
+        });
+        (caller, done)
     }
 
     fn fs(&self) -> &Arc<Fs> {
@@ -61,7 +121,7 @@ impl Adapter {
         match self.new_inode(parent, name, mode, umask) {
             Ok((new, entry)) => {
                 let (caller, reply) = self.kernel.calls.open(req, reply, ReplyEntry::error);
-                self.fs().make(caller, new, kind, entry_done(entry, reply));
+                self.fs().make(caller, new, kind, entry_done(entry, self.keep, reply));
             }
             Err(e) => reply.error(errno(&e)),
         }
@@ -98,16 +158,13 @@ impl Adapter {
 
     /// Answers a request that makes a file and opens it.
     fn created(&self, entry: NewEntry, ino: Ino, reply: Pending<ReplyCreate>) -> FsDone<Handle> {
-        let fs = Arc::clone(self.fs());
+        let (fs, keep, flags) = (Arc::clone(self.fs()), self.keep, self.open_flags);
         Box::new(move |created| match (created, reply.take()) {
             (Ok(handle), Some(reply)) => match entry.attr() {
-                Ok(attr) => reply.created(
-                    &FOREVER,
-                    &file_attr(&attr),
-                    GENERATION,
-                    FileHandle(handle.0),
-                    OPEN_FLAGS,
-                ),
+                Ok(attr) => {
+                    let handle = FileHandle(handle.0);
+                    reply.created(&keep, &file_attr(&attr), GENERATION, handle, flags);
+                }
                 Err(e) => {
                     fs.release(ino, handle);
                     reply.error(errno(&e));
@@ -149,33 +206,19 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let parent = Ino(parent.0);
-        let found = parse(name).and_then(|name| {
-            let looked = self.kernel.invalidator.look(parent, &name);
-            // An inode that goes between the two looks is looked up again: its name then
-            // leads elsewhere or nowhere.
-            for _ in 0..LOOKUP_ATTEMPTS_MAX {
-                let Some(ino) = self.fs().lookup(parent, &name)? else {
-                    self.kernel.invalidator.looked(parent, &name, looked);
-                    return Ok(None);
-                };
-                self.kernel.note_name(ino, name.as_bytes());
-                match NewEntry::expect(&self.kernel, ino, parent).attr() {
-                    Err(FsError::Stale(_)) => continue,
-                    result => {
-                        self.kernel.invalidator.looked(parent, &name, looked);
-                        return result.map(Some);
-                    }
-                }
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (parent, keep) = (Ino(parent.0), self.keep);
+        let name = match parse(name) {
+            Ok(name) => name,
+            Err(e) => return reply.error(errno(&e)),
+        };
+        self.look(req, parent, reply, ReplyEntry::error, move |kernel, reply| {
+            match find(kernel, parent, &name) {
+                Ok(Some(attr)) => reply.entry(&keep, &file_attr(&attr), GENERATION),
+                Ok(None) => reply.entry(&keep, &no_entry(), GENERATION),
+                Err(e) => reply.error(errno(&e)),
             }
-            Err(FsError::Overtaken)
         });
-        match found {
-            Ok(Some(attr)) => reply.entry(&FOREVER, &file_attr(&attr), GENERATION),
-            Ok(None) => reply.entry(&FOREVER, &no_entry(), GENERATION),
-            Err(e) => reply.error(errno(&e)),
-        }
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
@@ -184,24 +227,32 @@ impl Filesystem for Adapter {
 
     fn statx(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         _: Option<FileHandle>,
         _flags: u32,
         _mask: u32,
         reply: ReplyStatx,
     ) {
-        match self.fs().attr(Ino(ino.0)) {
-            Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+        let (ino, keep) = (Ino(ino.0), self.keep);
+        self.look_at_content(req, ino, reply, ReplyStatx::error, move |kernel, reply| match kernel
+            .fs
+            .attr(ino)
+        {
+            Ok(attr) => reply.attr(&keep, &file_attr(&attr)),
             Err(e) => reply.error(errno(&e)),
-        }
+        });
     }
 
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.fs().attr(Ino(ino.0)) {
-            Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+    fn getattr(&self, req: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        let (ino, keep) = (Ino(ino.0), self.keep);
+        self.look_at_content(req, ino, reply, ReplyAttr::error, move |kernel, reply| match kernel
+            .fs
+            .attr(ino)
+        {
+            Ok(attr) => reply.attr(&keep, &file_attr(&attr)),
             Err(e) => reply.error(errno(&e)),
-        }
+        });
     }
 
     fn setattr(
@@ -380,7 +431,7 @@ impl Filesystem for Adapter {
         };
         let entry = NewEntry::expect(&self.kernel, ino, parent);
         let (caller, reply) = self.kernel.calls.open(req, reply, ReplyEntry::error);
-        self.fs().link(caller, ino, parent, name, entry_done(entry, reply));
+        self.fs().link(caller, ino, parent, name, entry_done(entry, self.keep, reply));
     }
 
     fn open(
@@ -396,10 +447,11 @@ impl Filesystem for Adapter {
         let (caller, reply) = self.kernel.calls.open(req, reply, ReplyOpen::error);
         let reads = flags.0 & libc::O_ACCMODE != libc::O_WRONLY && flags.0 & libc::O_NOATIME == 0;
         let atime = if reads { self.atime } else { AtimeRule::Never };
+        let open_flags = self.open_flags;
         let done: FsDone<Handle> = Box::new(move |opened| match (opened, reply.take()) {
             (Ok(handle), Some(reply)) => {
                 let moved = kernel.fs.accessed(ino, atime);
-                reply.opened(FileHandle(handle.0), OPEN_FLAGS);
+                reply.opened(FileHandle(handle.0), open_flags);
                 if moved {
                     kernel.invalidator.attributes(ino);
                 }
@@ -408,7 +460,15 @@ impl Filesystem for Adapter {
             (Err(e), Some(reply)) => reply.error(errno(&e)),
             (Err(_), None) => {}
         });
-        self.fs().open(caller, ino, write, done);
+        if !self.strict {
+            return self.fs().open(caller, ino, write, done);
+        }
+        let (fs, opener) = (Arc::clone(self.fs()), caller.clone());
+        let fresh: FsDone<()> = Box::new(move |fresh| match fresh {
+            Ok(()) => fs.open(opener, ino, write, done),
+            Err(e) => done(Err(e)),
+        });
+        self.fs().fresh_content(caller, ino, fresh);
     }
 
     fn create(
@@ -603,6 +663,10 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        if self.strict {
+            // Without a listing that is kept.
+            return reply.opened(FileHandle(0), FopenFlags::empty());
+        }
         // Listings need no handle. The kernel then asks neither this nor releasedir again, and
         // caches listings (fuse_kernel.h, FUSE_NO_OPENDIR_SUPPORT).
         reply.error(Errno::ENOSYS);
@@ -610,29 +674,45 @@ impl Filesystem for Adapter {
 
     fn readdir(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
-        match listing::fill(&self.kernel, Ino(ino.0), offset, &mut reply) {
+        let ino = Ino(ino.0);
+        let answer = move |kernel: &Arc<Kernel>, mut reply: ReplyDirectory| match listing::fill(
+            kernel, ino, offset, &mut reply,
+        ) {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(errno(&e)),
+        };
+        match offset {
+            0 => self.look(req, ino, reply, ReplyDirectory::error, answer),
+            // It goes on with what it began.
+            _ => answer(&self.kernel, reply),
         }
     }
 
     fn readdirplus(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        match listing::fill_plus(&self.kernel, Ino(ino.0), offset, &mut reply) {
-            Ok(()) => reply.ok(),
-            Err(e) => reply.error(errno(&e)),
+        let (ino, keep) = (Ino(ino.0), self.keep);
+        let answer =
+            move |kernel: &Arc<Kernel>, mut reply: ReplyDirectoryPlus| match listing::fill_plus(
+                kernel, ino, offset, keep, &mut reply,
+            ) {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(errno(&e)),
+            };
+        match offset {
+            0 => self.look(req, ino, reply, ReplyDirectoryPlus::error, answer),
+            _ => answer(&self.kernel, reply),
         }
     }
 
@@ -691,11 +771,21 @@ impl Filesystem for Adapter {
         if is_barrier(name.as_bytes()) {
             return self.barrier(req, Ino(ino.0), size, reply);
         }
-        xattr_reply(self.fs().xattr(Ino(ino.0), name.as_bytes()), size, reply);
+        let (ino, name) = (Ino(ino.0), name.as_bytes().to_vec());
+        // Those of the kernel's own checks come with a name that was just looked up.
+        if !name.starts_with(b"user.") && !name.starts_with(b"trusted.") {
+            return xattr_reply(self.fs().xattr(ino, &name), size, reply);
+        }
+        self.look(req, ino, reply, ReplyXattr::error, move |kernel, reply| {
+            xattr_reply(kernel.fs.xattr(ino, &name), size, reply);
+        });
     }
 
-    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        xattr_reply(self.fs().xattr_names(Ino(ino.0)), size, reply);
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let ino = Ino(ino.0);
+        self.look(req, ino, reply, ReplyXattr::error, move |kernel, reply| {
+            xattr_reply(kernel.fs.xattr_names(ino), size, reply);
+        });
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -771,6 +861,28 @@ impl Filesystem for Adapter {
     }
 }
 
+/// What a name leads to, told to the kernel by the reply that must follow.
+fn find(kernel: &Arc<Kernel>, parent: Ino, name: &Name) -> Result<Option<Attr>, FsError> {
+    let looked = kernel.invalidator.look(parent, name);
+    // An inode that goes between the two looks is looked up again: its name then leads
+    // elsewhere or nowhere.
+    for _ in 0..LOOKUP_ATTEMPTS_MAX {
+        let Some(ino) = kernel.fs.lookup(parent, name)? else {
+            kernel.invalidator.looked(parent, name, looked);
+            return Ok(None);
+        };
+        kernel.note_name(ino, name.as_bytes());
+        match NewEntry::expect(kernel, ino, parent).attr() {
+            Err(FsError::Stale(_)) => continue,
+            result => {
+                kernel.invalidator.looked(parent, name, looked);
+                return result.map(Some);
+            }
+        }
+    }
+    Err(FsError::Overtaken)
+}
+
 fn cred(req: &Request) -> Cred {
     Cred { uid: req.uid(), gid: req.gid() }
 }
@@ -794,11 +906,11 @@ fn writes(flags: i32) -> bool {
 /// a reader's: it gives up the POSIX locks of its process.
 const OPEN_FLAGS: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE;
 
-fn entry_done(entry: NewEntry, reply: Pending<ReplyEntry>) -> FsDone<()> {
+fn entry_done(entry: NewEntry, keep: Duration, reply: Pending<ReplyEntry>) -> FsDone<()> {
     Box::new(move |result| {
         let Some(reply) = reply.take() else { return };
         match result.and_then(|()| entry.attr()) {
-            Ok(attr) => reply.entry(&FOREVER, &file_attr(&attr), GENERATION),
+            Ok(attr) => reply.entry(&keep, &file_attr(&attr), GENERATION),
             Err(e) => reply.error(errno(&e)),
         }
     })

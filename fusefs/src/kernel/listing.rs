@@ -3,13 +3,14 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::ids::Ino;
 use fuser::{INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 
 use super::Kernel;
 use super::entry::NewEntry;
-use super::reply::{FOREVER, GENERATION, NO_TIME, file_attr, file_type};
+use super::reply::{GENERATION, NO_TIME, file_attr, file_type};
 use crate::ops::{Entry, FsError};
 
 /// Puts entries behind `cookie` into the reply until it is full.
@@ -28,7 +29,7 @@ pub fn fill(
     })
 }
 
-/// As [`fill`], with attributes: each entry counts as a lookup.
+/// As [`fill`], with attributes: each entry counts as a lookup, and may be kept for so long.
 ///
 /// # Errors
 /// As [`fill`].
@@ -36,6 +37,7 @@ pub fn fill_plus(
     kernel: &Arc<Kernel>,
     directory: Ino,
     cookie: u64,
+    keep: Duration,
     reply: &mut ReplyDirectoryPlus,
 ) -> Result<(), FsError> {
     for_entries(kernel, directory, cookie, |entry| {
@@ -52,7 +54,7 @@ pub fn fill_plus(
             Err(e) => return Err(e),
         };
         kernel.note_name(entry.ino, &entry.name);
-        let full = reply.add(ino, entry.cookie, name, &FOREVER, &attr, GENERATION);
+        let full = reply.add(ino, entry.cookie, name, &keep, &attr, GENERATION);
         if full {
             kernel.forget(entry.ino, 1);
         }

@@ -95,7 +95,7 @@ impl Kernel {
         config.n_threads = Some(options.threads);
         // One descriptor for each thread, where this user may open the device.
         config.clone_fd = std::fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();
-        let adapter = Adapter::new(Arc::clone(self), options.atime);
+        let adapter = Adapter::new(Arc::clone(self), options);
         let session = fuser::Session::from_fd(adapter, device, fuser::SessionACL::All, config)
             .map_err(undo)?;
         self.invalidator.start(Box::new(session.notifier()));

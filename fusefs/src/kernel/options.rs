@@ -15,6 +15,8 @@ pub struct MountOptions {
     pub no_dev: bool,
     /// When reading moves access times.
     pub atime: AtimeRule,
+    /// Whether every look shows everything that was agreed before it, in whichever zone.
+    pub strict: bool,
     /// Whether users other than the one who mounted may enter. `None`: yes when root mounts,
     /// no otherwise, because /etc/fuse.conf forbids it to others by default.
     pub allow_other: Option<bool>,
@@ -33,6 +35,7 @@ impl Default for MountOptions {
             no_suid: false,
             no_dev: false,
             atime: AtimeRule::Relative,
+            strict: false,
             allow_other: None,
             threads: THREADS,
         }
@@ -83,6 +86,12 @@ impl MountOptions {
                     self.no_exec = true;
                     self.no_suid = true;
                     self.no_dev = true;
+                }
+                ("consistency", Some("strict")) => self.strict = true,
+                ("consistency", Some("local")) => self.strict = false,
+                ("consistency", _) => {
+                    let (option, expected) = (option.to_owned(), "`strict` or `local`");
+                    return Err(OptionsError::Value { option, expected });
                 }
                 ("allow_other", None) => self.allow_other = Some(true),
                 ("noallow_other", None) => self.allow_other = Some(false),
@@ -178,6 +187,11 @@ mod tests {
         for bad in ["threads", "threads=1", "threads=many", "threads=65"] {
             assert!(matches!(MountOptions::parse(bad), Err(OptionsError::Value { .. })), "{bad}");
         }
+        for bad in ["consistency", "consistency=some"] {
+            assert!(matches!(MountOptions::parse(bad), Err(OptionsError::Value { .. })), "{bad}");
+        }
+        assert!(MountOptions::parse("consistency=strict").unwrap().strict);
+        assert!(!MountOptions::parse("consistency=strict,consistency=local").unwrap().strict);
         assert_eq!(MountOptions::parse("threads=8,source=photos").unwrap().threads, 8);
     }
 }

@@ -105,6 +105,21 @@ impl Ring for LocalRing {
         self.proposals.propose(caller, op, done);
     }
 
+    fn barrier(&self, caller: Caller, ino: Ino, done: Done<(), ProposeError>) {
+        let done = move |result: Result<(), ProposeError>| {
+            done(result.map_err(|error| match error {
+                // Nothing was to be written: what cannot be had is the newest state.
+                ProposeError::ReadOnly => ProposeError::NoQuorum { waited_ms: 0 },
+                error => error,
+            }));
+        };
+        if Ring::is_cut_off(self) && self.partition(ino) == Partition::ReadOnly {
+            return done(Err(ProposeError::ReadOnly));
+        }
+        let agreed = Box::new(move |result: Result<Outcome, _>| done(result.map(drop)));
+        self.proposals.propose_for(caller, Op::Noop, Some(ino), agreed);
+    }
+
     fn is_cut_off(&self) -> bool {
         self.pulse.ring().is_some_and(|ring| !ring.quorum)
     }

@@ -55,6 +55,18 @@ impl Proposals {
     }
 
     pub fn propose(&self, caller: Caller, op: Op, done: Done<Outcome, ProposeError>) {
+        let subject = subject(&op);
+        self.propose_for(caller, op, subject, done);
+    }
+
+    /// As [`Self::propose`], for a call that follows the rule of `subject`.
+    pub fn propose_for(
+        &self,
+        caller: Caller,
+        op: Op,
+        subject: Option<Ino>,
+        done: Done<Outcome, ProposeError>,
+    ) {
         let time = clock::timestamp();
         let mut state = self.state.lock();
         if let Some(error) = &state.closed {
@@ -64,7 +76,7 @@ impl Proposals {
         }
         state.last_seq += 1;
         let id = OpId { origin: self.me, boot: self.boot, seq: state.last_seq };
-        let (cred, since, subject) = (caller.cred, Instant::now(), subject(&op));
+        let (cred, since) = (caller.cred, Instant::now());
         state.waiting.insert(id.seq, Waiting { done, caller, since, subject });
         // Under the lock: the sequence in the channel is the sequence of the ids.
         self.events.send(Event::Commands(vec![Command { id, time, cred, op }]));

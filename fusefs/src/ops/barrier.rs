@@ -41,7 +41,7 @@ impl Fs {
         self.agree_done(caller, Op::Noop, agreed);
     }
 
-    fn after_writer(&self, ino: Ino, done: FsDone<()>) {
+    pub(super) fn after_writer(&self, ino: Ino, done: FsDone<()>) {
         let holder = match self.ring.view().token_holder(ino) {
             Ok(holder) => holder.filter(|holder| *holder != self.ring.me()),
             Err(e) => return done(Err(e.into())),

@@ -9,6 +9,7 @@ use engine::outcome::Outcome;
 
 use super::atime::Accesses;
 use super::error::FsError;
+use super::fresh::Fresh;
 use super::locks::Locks;
 use super::orphans::Orphans;
 use super::ports::{Bodies, Caller, Ring, View};
@@ -22,6 +23,7 @@ pub struct Fs {
     pub(super) locks: Locks,
     pub(super) unnamed: Unnamed,
     pub(super) accesses: Accesses,
+    pub(super) fresh: Fresh,
 }
 
 /// Called once with an operation's result, on the thread that brought it.
@@ -47,6 +49,7 @@ impl Fs {
             locks: Locks::default(),
             unnamed: Unnamed::default(),
             accesses: Accesses::default(),
+            fresh: Fresh::default(),
         })
     }
 

@@ -5,8 +5,8 @@
 //! answer through a callback, never by waiting.
 //!
 //! Reading order: [`ports`] (what this needs from the rest), [`Fs`], `call`, `attr`, `atime`,
-//! `lookup`, `make`, `names`, `setattr`, `file`, `privileges`, `token`, `barrier`, `locks`,
-//! `xattr`, `rules`, `orphans`, `unnamed`, `replaced`.
+//! `lookup`, `make`, `names`, `setattr`, `file`, `privileges`, `token`, `barrier`, `fresh`,
+//! `locks`, `xattr`, `rules`, `orphans`, `unnamed`, `replaced`.
 
 mod atime;
 mod attr;
@@ -14,6 +14,7 @@ mod barrier;
 mod call;
 mod error;
 mod file;
+mod fresh;
 mod fs;
 mod locks;
 mod lookup;

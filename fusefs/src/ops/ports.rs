@@ -82,6 +82,14 @@ pub trait Ring: Send + Sync {
     /// if a signal was first, it comes from elsewhere.
     fn propose(&self, caller: Caller, op: Op, done: Done<Outcome, ProposeError>);
 
+    /// Runs `done` when everything that was agreed before the call is applied here; the partition
+    /// rule of `ino` says how long that may take. With [`ProposeError::NoQuorum`] where the rule
+    /// ends it.
+    fn barrier(&self, caller: Caller, ino: Ino, done: Done<(), ProposeError>) {
+        let _ = ino;
+        self.propose(caller, Op::Noop, Box::new(move |result| done(result.map(drop))));
+    }
+
     /// Asks `holder` to seal what it wrote to `ino` and to release the write token. `done`
     /// runs when the holder says so, or with an error when it could not be asked or did not
     /// answer in time; the caller then takes the token again, which shows what became of it.

@@ -32,6 +32,7 @@ mod power_loss;
 mod quotas;
 mod races;
 mod rules;
+mod strict;
 mod tree_copy;
 mod turns;
 mod volumes;

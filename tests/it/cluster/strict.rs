@@ -1,0 +1,98 @@
+//! `consistency=strict`: whoever looks sees everything that was agreed before, in whichever zone,
+//! without looking twice.
+
+use std::fs::{self, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::XattrFlags;
+use tests::cluster::{Cluster, Wishes};
+use tests::program;
+use tests::wait::wait_until;
+
+use super::handles::xattr;
+
+const ROUNDS: usize = 10;
+
+/// The tree in z1 as always, and in z2 strictly.
+fn mounts(cluster: &Cluster) -> (PathBuf, PathBuf) {
+    let (store, strict) = (cluster.store("z2"), cluster.mount("z2"));
+    let text = |path: &Path| path.to_str().expect("temporary paths are UTF-8").to_owned();
+    program::fusion(["umount", &text(&strict)]).expect_ok();
+    let (store, directory) = (text(&store), text(&strict));
+    program::fusion(["mount", "--store", &store, "-o", "consistency=strict", &directory])
+        .expect_ok();
+    (cluster.mount("z1"), strict)
+}
+
+#[test]
+fn a_strict_mount_shows_what_returned_before() {
+    let wishes = Wishes { round_trips_ms: vec![4.0, 10.0, 12.0], ..Wishes::default() };
+    let Some(cluster) = Cluster::start_with(&wishes) else { return };
+    let (there, here) = mounts(&cluster);
+    let names = |directory: &Path| {
+        let entries = fs::read_dir(directory).expect("a listing");
+        entries.map(|entry| entry.expect("an entry").file_name()).collect::<Vec<_>>()
+    };
+    for round in 0..ROUNDS {
+        let at = |root: &Path, name: &str| root.join(format!("{name}{round}"));
+        let missing = fs::metadata(at(&here, "d")).expect_err("it is not there yet");
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
+        fs::create_dir(at(&there, "d")).expect("a directory");
+        assert!(fs::metadata(at(&here, "d")).expect("it is there").is_dir());
+
+        let (file, seen) = (at(&there, "d").join("f"), at(&here, "d").join("f"));
+        for turn in 0..3 {
+            let text = format!("{round} {turn} {}", "text".repeat(turn * 1000));
+            fs::write(&file, &text).expect("it is written");
+            let len = fs::metadata(&seen).expect("it is there").len();
+            assert_eq!(len, text.len() as u64, "the size in round {round}");
+            assert_eq!(fs::read_to_string(&seen).expect("it can be read"), text);
+            // Another one, which is opened without a look before.
+            fs::write(&file, "short").expect("it is written");
+            assert_eq!(fs::read_to_string(&seen).expect("it can be read"), "short");
+        }
+        assert_eq!(names(&at(&here, "d")), ["f"]);
+
+        fs::set_permissions(&file, Permissions::from_mode(0o640)).expect("it is the owner's");
+        let mode = fs::metadata(&seen).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+        let value = round.to_string();
+        rustix::fs::setxattr(&file, "user.round", value.as_bytes(), XattrFlags::empty())
+            .expect("it is set");
+        assert_eq!(xattr(&seen, "user.round"), Some(value));
+
+        fs::rename(&file, at(&there, "d").join("g")).expect("it is moved");
+        assert_eq!(names(&at(&here, "d")), ["g"]);
+        assert_eq!(fs::metadata(&seen).expect_err("it moved").kind(), ErrorKind::NotFound);
+        fs::remove_dir_all(at(&there, "d")).expect("it is removed");
+        let gone = fs::metadata(at(&here, "d")).expect_err("it is gone");
+        assert_eq!(gone.kind(), ErrorKind::NotFound);
+    }
+    cluster.wait_for_equal_state();
+}
+
+#[test]
+fn a_strict_mount_says_so_when_it_cannot_know() {
+    let Some(cluster) = Cluster::start() else { return };
+    let (there, here) = mounts(&cluster);
+    let rule = XattrFlags::empty();
+    rustix::fs::setxattr(&there, "user.fusion.partition", b"readonly", rule).expect("a rule");
+    fs::write(there.join("f"), "old").expect("a file");
+    assert_eq!(fs::read_to_string(here.join("f")).expect("it can be read"), "old");
+    cluster.cut("z2");
+    fs::write(there.join("f"), "newer").expect("the majority goes on");
+    fs::create_dir(there.join("d")).expect("the majority goes on");
+    let cannot_know = |result: std::io::Result<()>| {
+        let error = result.expect_err("what is old is not shown");
+        assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT));
+    };
+    cannot_know(fs::metadata(here.join("f")).map(drop));
+    cannot_know(fs::read(here.join("f")).map(drop));
+    cannot_know(fs::metadata(here.join("d")).map(drop));
+    cannot_know(fs::read_dir(&here).and_then(|mut entries| entries.next().transpose()).map(drop));
+    cluster.heal();
+    wait_until("it is back", || fs::metadata(here.join("d")).is_ok());
+    assert_eq!(fs::read_to_string(here.join("f")).expect("it can be read"), "newer");
+}

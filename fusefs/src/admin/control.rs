@@ -169,7 +169,7 @@ pub enum MemberRole {
 pub struct LogQuery {
     /// The first GSN; 0 = the newest `limit` entries.
     pub from: u64,
-    /// Agreements to look at, at most.
+    /// Entries at most; of the newest agreements, so many are looked at.
     pub limit: usize,
     /// Wait until there is at least one, at most this long; `None` answers at once.
     pub wait_ms: Option<u64>,

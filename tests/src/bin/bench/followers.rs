@@ -46,10 +46,12 @@ fn create(dir: &Path) -> io::Result<f64> {
     std::thread::scope(|scope| {
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
+                // The kernel makes one name after the other in a directory.
+                let own = dir.join(format!("w{writer}"));
                 scope.spawn(move || {
-                    (0..FILES_EACH).try_for_each(|number| {
-                        fs::create_dir(dir.join(format!("w{writer}-{number}")))
-                    })
+                    fs::create_dir(&own)?;
+                    (1..FILES_EACH)
+                        .try_for_each(|number| fs::create_dir(own.join(number.to_string())))
                 })
             })
             .collect();

@@ -188,9 +188,15 @@ pub enum Exit {
     Degraded,
 }
 
+/// For daemons: a client that goes away before it has its whole answer is no reason to end.
+fn ignore_broken_pipes() {
+    // SAFETY: needs no handler, and nothing here counts on the default action.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// Runs the program and returns its exit code.
 pub fn main() -> ExitCode {
-    // Rust ignores SIGPIPE; `fusion log show | head` must end quietly.
+    // Rust ignores SIGPIPE; `fusion log show | head` must end quietly. Daemons ignore it again.
     // SAFETY: no other thread runs yet, and the default action needs no handler.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let arguments: Vec<OsString> = std::env::args_os().collect();

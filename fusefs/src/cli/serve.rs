@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use toml::{Table, Value};
 use tracing::{error, info, warn};
 
-use super::{Exit, Globals, absolute, path_text};
+use super::{Exit, Globals, absolute, ignore_broken_pipes, path_text};
 use crate::admin::control::{Control, ControlError, FailureKind, MountRequest};
 use crate::admin::server;
 use crate::admin::socket::Registration;
@@ -50,6 +50,7 @@ impl ServeArgs {
     pub async fn run(self, globals: &Globals) -> Result<Exit, ControlError> {
         let settings = globals.settings(self.flags()?)?.settings;
         start_log(&settings.log)?;
+        ignore_broken_pipes();
         abort_on_panic();
         raise_descriptor_limit();
         // This same program, also after an upgrade has replaced its file.

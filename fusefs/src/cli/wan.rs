@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Exit;
+use super::{Exit, ignore_broken_pipes};
 use crate::admin::control::ControlError;
 use crate::demo::wan;
 
@@ -20,6 +20,7 @@ pub struct WanArgs {
 
 impl WanArgs {
     pub async fn run(self) -> Result<Exit, ControlError> {
+        ignore_broken_pipes();
         wan::serve(&self.config, &self.control).await?;
         Ok(Exit::Ok)
     }

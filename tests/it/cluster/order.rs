@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -213,6 +213,36 @@ fn the_order_says_who_did_what_and_how_it_went() {
     let columns: Vec<Vec<&str>> =
         text.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(columns[0][3..7], ["z1/z1", "4711:4712", "mkdir", "ok"], "{}", text.stdout);
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_nobody_else() {
+    let Some(cluster) = Cluster::start() else { return };
+    let daemon = cluster.pid("z1");
+    let load = Load::start(&cluster, &["z1"]);
+    for _ in 0..20 {
+        let socket = cluster.store("z1").join("admin.sock");
+        let mut stream = UnixStream::connect(socket).expect("the daemon is there");
+        let request = "GET /v1/log/follow?from=1 HTTP/1.1\r\nhost: fusion\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("sent");
+        // It has begun to answer, and has more to say than it will find somebody for.
+        stream.read_exact(&mut [0]).expect("an answer");
+        drop(stream);
+        load.wait_for_more("z1", 5);
+    }
+    for account in load.stop() {
+        assert!(account.errors.is_empty(), "{:?}", account.errors);
+    }
+    assert_eq!(cluster.pid("z1"), daemon, "the daemon lives");
+    wait_until("their places are free", || {
+        let socket = cluster.store("z1").join("admin.sock");
+        let mut stream = UnixStream::connect(socket).expect("the daemon is there");
+        let request = "GET /v1/metrics HTTP/1.1\r\nhost: fusion\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("UTF-8");
+        answer.contains("fusion_order_followers{volume=\"root\"} 0.0\n")
+    });
 }
 
 /// The lines of a follower that only gets news.

@@ -50,9 +50,9 @@ pub struct Source {
 const FOLLOWERS_MAX: usize = 256;
 /// Stored bytes read for one batch: some thousand agreements, some milliseconds.
 const BATCH_BYTES: usize = 256 << 10;
-/// A follower that has everything looks so often at most: what a person does not notice, and
-/// hundreds of agreements under load.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// A follower that has everything looks so often at most. The first news after silence comes at
+/// once; under load a look costs as much as some tens of commands, and then serves many.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The thread's nice value: its work can wait for everybody else's.
 const NICE: i32 = 10;
 

@@ -48,6 +48,9 @@ pub enum Touched {
     Content { ino: Ino, version: Version },
     /// The last link went; `last` is how it was then, with no links.
     Gone { ino: Ino, last: Inode },
+    /// The extended attributes of an inode that goes, as programs see them. [`Touched::Gone`]
+    /// follows.
+    XattrsGone { ino: Ino, xattrs: Vec<(Vec<u8>, Vec<u8>)> },
     /// The right to write the body changed hands.
     Token { ino: Ino, holder: Option<NodeId> },
     /// A member came, moved, changed its role, or went.

@@ -176,14 +176,19 @@ impl<T: Tables> State<'_, T> {
         }
         self.delete(keys::inode(ino))?;
         if last.xattr_list_len > 0 {
-            let mut attributes = Vec::new();
-            self.before().scan(&keys::xattrs(ino), &[], &mut |key, _| {
-                attributes.push(key.to_vec());
+            let mut rows = Vec::new();
+            self.before().scan(&keys::xattrs(ino), &[], &mut |key, row| {
+                rows.push((key.to_vec(), row.to_vec()));
                 true
             })?;
-            for key in attributes {
+            let mut xattrs = Vec::with_capacity(rows.len());
+            for (key, row) in rows {
+                if let Some(name) = keys::tail(&key) {
+                    xattrs.push((name.to_vec(), super::xattr::value_of(name, &row)?));
+                }
                 self.delete(key)?;
             }
+            self.touch(Touched::XattrsGone { ino, xattrs });
         }
         if last.is_file() {
             super::lock::remove(self, ino)?;

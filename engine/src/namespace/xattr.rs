@@ -1,10 +1,11 @@
 //! Extended attributes.
 
 use super::apply::Stop;
-use super::codec::record;
+use super::codec::{Reader, record};
 use super::state::State;
-use super::tables::Tables;
+use super::tables::{Tables, TablesError};
 use super::{XATTR_LIST_LEN_MAX, XATTR_NAME_LEN_MAX, XATTR_VALUE_LEN_MAX, keys};
+use crate::acl::AclKind;
 use crate::command::{Command, XattrHow};
 use crate::ids::Ino;
 use crate::outcome::{Outcome, Refusal};
@@ -36,6 +37,10 @@ pub(super) fn set<T: Tables>(
     }
     let mut row = record(value.len());
     row.extend_from_slice(value);
+    // As ext4, which does not even move ctime then.
+    if state.get(key.clone())?.is_some_and(|before| before == row) {
+        return Ok(Outcome::Done);
+    }
     state.put(key, row)?;
     state.change_inode(ino, |inode| {
         inode.xattr_list_len = list_len;
@@ -63,6 +68,14 @@ pub(super) fn remove<T: Tables>(
         inode.ctime = command.time;
     })?;
     Ok(Outcome::Done)
+}
+
+/// The value that programs see, of the row of an attribute.
+pub(super) fn value_of(name: &[u8], row: &[u8]) -> Result<Vec<u8>, TablesError> {
+    match AclKind::of_xattr(name) {
+        Some(_) => Ok(super::acl::decode(row)?.to_xattr()),
+        None => Ok(Reader::new(row, "xattrs")?.rest().to_vec()),
+    }
 }
 
 fn check_name(name: &[u8]) -> Result<(), Refusal> {

@@ -293,6 +293,7 @@ impl OnApplied for BodyService {
                 | Touched::LockGranted { .. }
                 | Touched::LockDenied { .. }
                 | Touched::LocksGone { .. }
+                | Touched::XattrsGone { .. }
                 | Touched::Counted { .. }
                 | Touched::Quota { .. }
                 | Touched::Reserved { .. }

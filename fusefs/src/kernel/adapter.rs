@@ -757,10 +757,15 @@ impl Filesystem for Adapter {
             let (caller, done) = self.waiting(req, reply);
             return self.fs().set_acl(caller, Ino(ino.0), kind, value, acl_kill_sgid, done);
         }
+        const BOTH: i32 = libc::XATTR_CREATE | libc::XATTR_REPLACE;
         let how = match flags {
             0 => XattrHow::Set,
             libc::XATTR_CREATE => XattrHow::Create,
             libc::XATTR_REPLACE => XattrHow::Replace,
+            BOTH => {
+                let why = self.fs().refuse_xattr(Ino(ino.0), name.as_bytes());
+                return reply.error(errno(&why));
+            }
             _ => return reply.error(Errno::EINVAL),
         };
         let (caller, done) = self.waiting(req, reply);

@@ -184,6 +184,7 @@ impl Invalidator {
                 | Touched::LockGranted { .. }
                 | Touched::LockDenied { .. }
                 | Touched::LocksGone { .. }
+                | Touched::XattrsGone { .. }
                 | Touched::Counted { .. }
                 | Touched::Quota { .. }
                 | Touched::Reserved { .. }

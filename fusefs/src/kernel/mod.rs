@@ -201,9 +201,15 @@ impl Kernel {
 
 impl OnApplied for Kernel {
     fn applied(&self, _: Gsn, touched: &[Touched], origin: Origin) {
+        let mut attributes: &[(Vec<u8>, Vec<u8>)] = &[];
         for touch in touched {
-            if let Touched::Gone { ino, last } = touch {
-                self.known.if_known(*ino, || self.fs.pin(*ino, last));
+            match touch {
+                Touched::XattrsGone { xattrs, .. } => attributes = xattrs,
+                Touched::Gone { ino, last } => {
+                    let attributes = std::mem::take(&mut attributes);
+                    self.known.if_known(*ino, || self.fs.pin(*ino, last, attributes));
+                }
+                _ => {}
             }
         }
         self.invalidator.applied(touched, origin);

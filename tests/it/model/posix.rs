@@ -87,12 +87,15 @@ impl Posix {
             Op::SetAttr { ino, set } => self.set_attr(command, *ino, set)?,
             Op::SetXattr { ino, name, value, how } => {
                 let attributes = &mut self.node(*ino)?.xattrs;
+                let is_same = attributes.get(name) == Some(value);
                 match (how, attributes.contains_key(name)) {
                     (XattrHow::Create, true) => return Err(Eexist),
                     (XattrHow::Replace, false) => return Err(Enodata),
                     _ => attributes.insert(name.clone(), value.clone()),
                 };
-                self.node(*ino)?.ctime = command.time;
+                if !is_same {
+                    self.node(*ino)?.ctime = command.time;
+                }
             }
             Op::RemoveXattr { ino, name } => {
                 self.node(*ino)?.xattrs.remove(name).ok_or(Enodata)?;

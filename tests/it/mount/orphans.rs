@@ -4,7 +4,10 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+use engine::acl::Acl;
 use engine::command::Kind;
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
 
 use super::{Rig, errno, eventually};
 
@@ -26,6 +29,58 @@ fn works(mut file: File) {
     file.sync_all().unwrap();
     let meta = file.metadata().unwrap();
     assert_eq!((meta.nlink(), meta.len(), meta.mode() & 0o7777, meta.mtime()), (0, 4, 0o640, 0));
+}
+
+#[test]
+fn an_open_file_keeps_its_attributes_without_a_name() {
+    let Some(rig) = Rig::new() else { return };
+    for unlink in
+        [|rig: &Rig| fs::remove_file(rig.at("f")).unwrap(), |rig: &Rig| rig.unlink_elsewhere("f")]
+    {
+        fs::write(rig.at("f"), "text").unwrap();
+        let file = open(&rig, "f");
+        let none = XattrFlags::empty();
+        rustix::fs::fsetxattr(&file, "user.kept", b"1", none).unwrap();
+        unlink(&rig);
+        eventually("it has no name", || file.metadata().unwrap().nlink() == 0);
+        let get = |name: &str| {
+            let mut value = [0; 64];
+            rustix::fs::fgetxattr(&file, name, &mut value[..]).map(|len| value[..len].to_vec())
+        };
+        assert_eq!(get("user.kept"), Ok(b"1".to_vec()));
+        rustix::fs::fsetxattr(&file, "user.new", b"2", XattrFlags::CREATE).unwrap();
+        assert_eq!(get("user.new"), Ok(b"2".to_vec()));
+        let again = rustix::fs::fsetxattr(&file, "user.new", b"3", XattrFlags::CREATE);
+        assert_eq!(again, Err(Errno::EXIST));
+        let none_there = rustix::fs::fsetxattr(&file, "user.none", b"3", XattrFlags::REPLACE);
+        assert_eq!(none_there, Err(Errno::NODATA));
+        let mut list = [0; 64];
+        let len = rustix::fs::flistxattr(&file, &mut list[..]).unwrap();
+        assert_eq!(&list[..len], b"user.kept\0user.new\0");
+        rustix::fs::fremovexattr(&file, "user.kept").unwrap();
+        assert_eq!(get("user.kept"), Err(Errno::NODATA));
+        assert_eq!(rustix::fs::fremovexattr(&file, "user.kept"), Err(Errno::NODATA));
+
+        // An access list: user 7 may read, through the mask.
+        let acl = Acl { users: vec![(7, 4)], mask: Some(4), ..plain_acl() }.to_xattr();
+        rustix::fs::fsetxattr(&file, ACCESS, &acl, none).unwrap();
+        assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o640);
+        assert_eq!(get(ACCESS), Ok(acl.clone()));
+        file.set_permissions(Permissions::from_mode(0o600)).unwrap();
+        let closed = Acl { users: vec![(7, 4)], mask: Some(0), ..plain_acl() }.to_xattr();
+        assert_eq!(get(ACCESS), Ok(closed), "chmod changes the mask");
+        rustix::fs::fsetxattr(&file, ACCESS, &plain_acl().to_xattr(), none).unwrap();
+        assert_eq!(get(ACCESS), Err(Errno::NODATA), "it says no more than the mode");
+        drop(file);
+        eventually("the pin ends", || rig.fs.pinned() == 0);
+    }
+}
+
+const ACCESS: &str = "system.posix_acl_access";
+
+/// rw-r-----
+fn plain_acl() -> Acl {
+    Acl { owner: 6, group: 4, other: 0, mask: None, users: Vec::new(), groups: Vec::new() }
 }
 
 /// Between the moment in which the tables show that a file is gone and that in which it is pinned,

@@ -94,7 +94,7 @@ use crate::ops::ports::{
     Bodies, BodyError, Demand, Done, Handle, LocalAttr, Offer, OfferDone, ReadDone, Residence,
     Ring, Space,
 };
-use crate::ops::rules::Durability;
+use crate::ops::rules::{Durability, Partition};
 
 /// What the service works with.
 pub struct Config<P> {
@@ -375,9 +375,11 @@ impl Bodies for BodyService {
         done(self.fallocate_body(handle, offset, len, mode));
     }
 
-    fn reserve(&self, quota: Ino, bytes: u64, done: Done<(), BodyError>) {
+    fn reserve(&self, quota: Ino, bytes: u64, partition: Partition, done: Done<(), BodyError>) {
         let service = self.arc();
-        self.runtime.spawn(async move { done(service.reserve_quota(quota, bytes).await) });
+        self.runtime.spawn(async move {
+            done(service.reserve_within(quota, bytes, partition).await);
+        });
     }
 
     fn fsync(&self, ino: Ino, data_only: bool, demand: Demand, done: Done<(), BodyError>) {

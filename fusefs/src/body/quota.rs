@@ -21,6 +21,7 @@ use super::BodyService;
 use super::error::tables;
 use super::table::OpenBody;
 use crate::ops::ports::{BodyError, Caller, ProposeError, View};
+use crate::ops::rules::Partition;
 
 /// Reserved at once where there is plenty of room: a third of a second of writing at 200 MB/s,
 /// which hides the round trip of asking for more.
@@ -32,6 +33,8 @@ const IDLE_AFTER: Duration = Duration::from_secs(10);
 /// How long a writer waits for what other nodes have reserved and not used. One that is cut
 /// off keeps its share: it may have acknowledged those bytes.
 const RECLAIM_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a writer that waits looks whether its rule ends that: what nobody notices.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What this node has reserved and uses of quotas.
 #[derive(Default)]
@@ -333,6 +336,34 @@ impl BodyService {
         }
         self.quotas.changed.notify_waiters();
         result
+    }
+
+    /// As [`Self::reserve_quota`], for as long as the partition rule lets a caller wait. The request
+    /// is everybody's, and goes on also when this caller has given up.
+    pub(super) async fn reserve_within(
+        self: Arc<Self>,
+        quota: Ino,
+        needed: u64,
+        partition: Partition,
+    ) -> Result<(), BodyError> {
+        let began = Instant::now();
+        let mut asked = self.runtime.spawn(self.clone().reserve_quota(quota, needed));
+        loop {
+            if let Ok(ended) = tokio::time::timeout(LOOK_EVERY, &mut asked).await {
+                return ended.unwrap_or_else(|error| Err(BodyError::Storage(error.to_string())));
+            }
+            let waited = began.elapsed();
+            match partition {
+                Partition::ReadOnly if self.ring.is_cut_off() => {
+                    return Err(ProposeError::ReadOnly.into());
+                }
+                Partition::Error if waited >= self.settings.op_timeout => {
+                    let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+                    return Err(ProposeError::NoQuorum { waited_ms }.into());
+                }
+                _ => {}
+            }
+        }
     }
 
     /// One request at a time; false when another one has ended meanwhile, which may have

@@ -243,8 +243,9 @@ pub trait Bodies: Send + Sync {
     fn set_mtime(&self, ino: Ino, mtime: Timestamp) -> bool;
 
     /// Has room for `bytes` more reserved in a quota, after a call said
-    /// [`BodyError::NeedsQuota`]; the caller then calls again.
-    fn reserve(&self, quota: Ino, bytes: u64, done: Done<(), BodyError>);
+    /// [`BodyError::NeedsQuota`]; the caller then calls again. `partition` says how long to wait for
+    /// a majority; the request goes on all the same.
+    fn reserve(&self, quota: Ino, bytes: u64, partition: Partition, done: Done<(), BodyError>);
 
     /// fallocate(2). `mode` is its flags (`FALLOC_FL_*`); unknown ones are
     /// [`BodyError::Unsupported`].

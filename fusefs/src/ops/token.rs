@@ -13,6 +13,7 @@ use engine::outcome::{Outcome, Refusal};
 use super::error::FsError;
 use super::fs::{Fs, FsDone, expect_done};
 use super::ports::{BodyError, Caller, ProposeError};
+use super::rules::{Partition, Rule};
 
 /// How long one call goes on asking for a token that other nodes keep taking back.
 #[derive(Clone)]
@@ -44,8 +45,7 @@ pub(super) type Attempt<T> = Arc<dyn Fn(&Arc<Fs>, FsDone<T>) + Send + Sync>;
 
 impl Fs {
     /// Runs `attempt`. While that fails for want of the write token of `ino`, or of room in a
-    /// quota, gets that and runs it again. A signal ends the waits for the token, and never an
-    /// attempt.
+    /// quota, gets that and runs it again. A signal ends these waits, and never an attempt.
     pub(super) fn with_token<T: Send + 'static>(
         self: &Arc<Self>,
         ino: Ino,
@@ -106,11 +106,19 @@ impl Fs {
         done: FsDone<T>,
     ) {
         let fs = Arc::clone(self);
-        let reserved = Box::new(move |result| match result {
-            Ok(()) => fs.with_token(ino, patience, attempt, done),
-            Err(e) => done(Err(FsError::Body(e))),
+        let partition = match Partition::of(&self.ring.view(), ino) {
+            Ok(partition) => partition,
+            Err(e) => return done(Err(e.into())),
+        };
+        patience.caller.begin_wait();
+        let reserved = Box::new(move |result: Result<(), BodyError>| {
+            let result = result.map_err(FsError::Body);
+            match result.and_then(|()| Ok(patience.caller.end_wait()?)) {
+                Ok(()) => fs.with_token(ino, patience, attempt, done),
+                Err(e) => done(Err(e)),
+            }
         });
-        self.bodies.reserve(quota, bytes, reserved);
+        self.bodies.reserve(quota, bytes, partition, reserved);
     }
 
     /// Has `op` on `ino` agreed; while another node's write token stands against it, recalls

@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tests::cluster::Cluster;
-use tests::wait::wait_until;
+use tests::wait::{wait_for, wait_until};
 
 const MIB: usize = 1 << 20;
 
@@ -36,6 +37,44 @@ fn fill(path: &Path) -> io::Result<usize> {
             Err(error) => return Err(error),
         }
     }
+}
+
+#[test]
+fn a_write_that_waits_for_room_ends_with_a_signal_or_by_its_rule() {
+    let Some(cluster) = Cluster::start() else { return };
+    let [z1, z2] = ["z1", "z2"].map(|zone| cluster.mount(zone));
+    for directory in ["waits", "refuses"] {
+        fs::create_dir(z1.join(directory)).expect("a directory");
+        set(&cluster, "z1", directory, &["--bytes", "1000000"]);
+    }
+    let (rule, none) = ("user.fusion.partition", rustix::fs::XattrFlags::empty());
+    rustix::fs::setxattr(z1.join("refuses"), rule, b"readonly", none).expect("a rule");
+    cluster.wait_for_equal_state();
+    let [waits, mut refuses] = ["waits/f", "refuses/f"]
+        .map(|path| File::create_new(z2.join(path)).expect("it is made while all are there"));
+    cluster.cut("z2");
+
+    let refused = refuses.write(b"no room is reserved yet").expect_err("nobody can give room");
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+
+    let mut writer = Command::new("dd")
+        .args(["if=/dev/zero", "bs=1000", "count=1"])
+        .stdout(waits)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("dd starts");
+    wait_until("both requests for room are proposed", || {
+        cluster.status("z2").is_some_and(|status| status["ring"]["pending"].as_u64() >= Some(2))
+    });
+    let pid = rustix::process::Pid::from_child(&writer);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
+    let (ended, _) = wait_for("the writer ends", || writer.try_wait().expect("its status"));
+    assert_eq!(ended.signal(), Some(libc::SIGTERM));
+
+    cluster.heal();
+    wait_until("there is room", || fs::write(z2.join("refuses/f"), "room").is_ok());
+    fs::write(z2.join("waits/f"), "room").expect("there is room");
+    cluster.wait_for_equal_state();
 }
 
 #[test]

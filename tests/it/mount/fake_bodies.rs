@@ -17,6 +17,7 @@ use fusefs::ops::ports::{
     ProposeError, ReadDone, Residence, Ring, Space, View,
 };
 use fusefs::ops::replaced::changes;
+use fusefs::ops::rules::Partition;
 
 use super::fake_ring::{FakeRing, HERE, clock};
 
@@ -291,7 +292,7 @@ impl Bodies for FakeBodies {
         })
     }
 
-    fn reserve(&self, _: Ino, _: u64, done: Done<(), BodyError>) {
+    fn reserve(&self, _: Ino, _: u64, _: Partition, done: Done<(), BodyError>) {
         done(Ok(()));
     }
 

@@ -9,6 +9,7 @@ use engine::outcome::Outcome;
 
 use super::cluster::{Cluster, Node, noise, until, wait};
 use crate::ops::ports::{Bodies, BodyError, Handle};
+use crate::ops::rules::Partition;
 
 impl Cluster {
     /// A quota for the whole tree.
@@ -39,7 +40,7 @@ impl Node {
                     return Ok(());
                 }
                 Err(BodyError::NeedsQuota { quota, bytes }) => {
-                    wait(|done| self.service().reserve(quota, bytes, done))?;
+                    wait(|done| self.service().reserve(quota, bytes, Partition::Wait, done))?;
                 }
                 Err(error) => return Err(error),
             }

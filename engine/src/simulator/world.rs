@@ -390,8 +390,9 @@ impl World {
     }
 }
 
-/// Far more than anything needs: a restart, an `End` in the future, a few lost messages.
-const CALM_US: u64 = 15_000_000;
+/// Far more than anything needs: a restart, an `End` in the future, a few lost messages, and
+/// memberships that each wait until slow tables have the one before.
+const CALM_US: u64 = 20_000_000;
 
 /// Commands of one node without an answer, so that a cut-off node does not pile them up.
 const WAITING_MAX: usize = 100;

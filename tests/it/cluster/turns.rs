@@ -1,15 +1,16 @@
 //! One file, changed in two zones in turns by everything that changes bytes, against a model.
 //!
-//! Whoever has the turn opens the file, compares all of it with the model, changes it, makes the
-//! version agreed (its directory says so), and names the agreement; the other begins when it has
-//! applied that.
+//! Whoever has the turn opens the file, compares all of it with the model and changes it. A turn
+//! ends by making the version agreed (its directory says so) and naming the agreement, for which
+//! the other waits; or by giving up a lock, for which both zones contend all the time.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Mutex;
 
-use rustix::fs::{FallocateFlags, XattrFlags};
+use rustix::fs::{FallocateFlags, FlockOperation, XattrFlags};
 use tests::cluster::{Cluster, Wishes};
 use tests::random::Random;
 use tests::wait::wait_until;
@@ -17,6 +18,8 @@ use tests::wait::wait_until;
 use super::handles::xattr;
 
 const TURNS: usize = 60;
+/// In each zone.
+const LOCKED_TURNS: usize = 60;
 const CHANGES_MAX: u64 = 12;
 const LEN_MAX: u64 = 400 << 10;
 const PIECE_MAX: u64 = 64 << 10;
@@ -52,6 +55,60 @@ fn zones_that_take_turns_see_each_other_s_bytes() {
         let read = fs::read(&path).expect("it can be read");
         assert!(read == model, "at the end in {zone}: {}", difference(&read, &model, &[]));
     }
+}
+
+/// Who has the lock sees all that was changed under it before, anywhere, without an fsync.
+#[test]
+fn zones_that_take_the_lock_see_each_other_s_bytes() {
+    let wishes = Wishes { round_trips_ms: vec![4.0, 8.0, 8.0], ..Wishes::default() };
+    let Some(cluster) = Cluster::start_with(&wishes) else { return };
+    let mut random = Random::announced("turns by lock");
+    File::create_new(cluster.mount("z1").join("f")).expect("a file");
+    cluster.wait_for_path("z2", "f");
+    // The file's lock is what protects it: that it is free says that the lock excludes.
+    let model = Mutex::new(Vec::new());
+    let turns = |zone: &str, mut random: Random| {
+        let path = cluster.mount(zone).join("f");
+        for turn in 0..LOCKED_TURNS {
+            let file = File::options().read(true).write(true).open(&path).expect("it opens");
+            lock_whole(&file);
+            let mut model = model.try_lock().expect("one zone has the lock at a time");
+            let read = fs::read(&path).expect("it can be read");
+            assert!(read == *model, "turn {turn} in {zone}: {}", difference(&read, &model, &[]));
+            let mut said = Vec::new();
+            for _ in 0..random.below(CHANGES_MAX) {
+                change(&file, &mut model, &mut random, &mut said);
+            }
+            let read = fs::read(&path).expect("it can be read");
+            assert!(read == *model, "turn {turn} in {zone}: {}", difference(&read, &model, &said));
+            drop(model);
+        }
+    };
+    std::thread::scope(|scope| {
+        for zone in ["z1", "z2"] {
+            let (turns, random) = (&turns, Random::new(random.next()));
+            scope.spawn(move || turns(zone, random));
+        }
+    });
+    cluster.wait_for_equal_state();
+    let model = model.into_inner().expect("nobody has failed");
+    for zone in ["z1", "z2"] {
+        let file = File::open(cluster.mount(zone).join("f")).expect("it opens");
+        rustix::fs::flock(&file, FlockOperation::LockShared).expect("it can be locked");
+        let read = fs::read(cluster.mount(zone).join("f")).expect("it can be read");
+        assert!(read == model, "at the end in {zone}: {}", difference(&read, &model, &[]));
+    }
+}
+
+/// A lock of this open file, as another zone's thread of this process must count as another.
+fn lock_whole(file: &File) {
+    // SAFETY: all zeros is a value of this type.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    // SAFETY: the descriptor is open, and the lock lives until the call returns.
+    let code = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLKW, &lock) };
+    assert_eq!(code, 0, "{}", std::io::Error::last_os_error());
 }
 
 fn own_gsn(path: &Path) -> u64 {

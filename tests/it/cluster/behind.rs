@@ -144,7 +144,8 @@ fn tail(log: &str) -> String {
     lines[lines.len().saturating_sub(5)..].join("\n")
 }
 
-/// Many agreements behind, but not more than the log is kept: they come in bulk.
+/// Many agreements behind, but not more than the log is kept: they come from the others' logs.
+/// (In several pieces at once or one after the other: the first answer may bring most of them.)
 #[test]
 fn a_zone_that_was_away_for_a_while_catches_up_by_log() {
     let Some(cluster) = Cluster::start() else { return };
@@ -152,16 +153,15 @@ fn a_zone_that_was_away_for_a_while_catches_up_by_log() {
     load.wait_for_more("z1", 50);
     cluster.cut("z3");
     let left_gsn = number(&cluster, "z3", "gsn_applied");
-    wait_until("z3 is far behind", || number(&cluster, "z1", "gsn_applied") > left_gsn + BULK_GSN);
+    wait_until("z3 is far behind", || number(&cluster, "z1", "gsn_applied") > left_gsn + FAR_GSN);
     let accounts = load.stop();
     cluster.heal();
     let start = std::time::Instant::now();
     let gsn = cluster.wait_for_equal_state();
     println!("behind: {} agreements in {} ms", gsn - left_gsn, start.elapsed().as_millis());
-    assert!(cluster.log("z3").contains("catching up by log"), "they came one by one");
     assert!(!cluster.log("z3").contains("checkpoint installed"), "the log reached back");
     wait_until_kept(&cluster, &accounts, &["z1", "z2", "z3"]);
 }
 
-/// Beyond it a node asks for the log in bulk.
-const BULK_GSN: u64 = 4200;
+/// More than is on its way at full load, so that the lanes alone don't bring them.
+const FAR_GSN: u64 = 2000;

@@ -89,8 +89,11 @@ impl World {
                 Ok(())
             }
             Fault::Pause { node, for_us } => {
-                let until_us = self.now_us + for_us;
-                if let Some(node) = self.nodes.get_mut(&node) {
+                // What waits for the end of a pause would come after the calm otherwise.
+                let until_us = (self.now_us + for_us).min(self.plan.calm_us);
+                if let Some(node) = self.nodes.get_mut(&node)
+                    && node.process.is_some()
+                {
                     node.paused_until_us = node.paused_until_us.max(until_us);
                 }
                 Ok(())

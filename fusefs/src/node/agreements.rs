@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::Instant;
 
 use super::describe;
+use super::order;
 use super::paths;
 use super::pulse::{Failure, Pulse};
 use super::report::Names;
@@ -210,12 +211,8 @@ impl Source {
         Ok(Batch { entries: entries.filter_map(|entry| filter.keep(entry)).collect(), next })
     }
 
-    /// Nothing stored: what comes next is the oldest that this node will have.
     fn oldest(&self) -> Result<Gsn, ControlError> {
-        Ok(match self.store.order_range(self.volume).map_err(failed)? {
-            Some((oldest, _)) => oldest,
-            None => self.pulse.applied().next(),
-        })
+        order::oldest(&self.store, self.volume, &self.pulse).map_err(failed)
     }
 }
 

@@ -51,6 +51,12 @@ impl OrderService {
     }
 }
 
+/// The oldest agreement of `volume` that this node can give; with nothing stored, the next one.
+pub fn oldest(store: &Store, volume: VolumeId, pulse: &Pulse) -> Result<Gsn, StoreError> {
+    let kept = store.order_range(volume)?;
+    Ok(kept.map_or_else(|| pulse.applied().next(), |(oldest, _)| oldest))
+}
+
 #[derive(Clone)]
 pub struct OrderThread {
     pub volume: VolumeId,
@@ -75,21 +81,13 @@ impl OrderThread {
     }
 
     fn answer(&self, from: Gsn) -> Result<Message, StoreError> {
-        let oldest = self.oldest()?;
+        let oldest = oldest(&self.store, self.volume, &self.pulse)?;
         let records = if from < oldest {
             Vec::new()
         } else {
             self.store.order(self.volume, from, ANSWER_BYTES)?
         };
         Ok(Message::Order { records, oldest, gsn: self.pulse.applied() })
-    }
-
-    /// Nothing stored: what comes next is the oldest that this node will have.
-    fn oldest(&self) -> Result<Gsn, StoreError> {
-        Ok(match self.store.order_range(self.volume)? {
-            Some((oldest, _)) => oldest,
-            None => self.pulse.applied().next(),
-        })
     }
 
     /// Answers a node that catches up in bulk.
@@ -111,7 +109,7 @@ impl OrderThread {
     }
 
     fn read(&self, from: Gsn, upto: Gsn) -> Result<Option<Packed>, StoreError> {
-        if from < self.oldest()? {
+        if from < oldest(&self.store, self.volume, &self.pulse)? {
             return Ok(None);
         }
         let mut records = self.store.order_between(self.volume, from, upto, BULK_BYTES)?;

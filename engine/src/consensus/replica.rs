@@ -253,7 +253,7 @@ impl Replica {
             return;
         }
         if from != self.me {
-            self.peers.entry(from).or_default().heard_us = Some(self.now_us);
+            self.peers.entry(from).or_default().heard(self.now_us);
         }
         match message {
             Message::Propose { lane, ballot, start, first, entries } => {
@@ -311,16 +311,23 @@ impl Replica {
 
     /// Something came from `node` within the suspicion time.
     pub(super) fn hears(&self, node: NodeId) -> bool {
-        self.peers
-            .get(&node)
-            .and_then(|peer| peer.heard_us)
-            .is_some_and(|heard_us| self.now_us.saturating_sub(heard_us) < SUSPECT_US)
+        self.heard_within(node, SUSPECT_US)
+    }
+
+    fn heard_within(&self, node: NodeId, span_us: u64) -> bool {
+        let heard_us = self.peers.get(&node).and_then(|peer| peer.heard_us);
+        heard_us.is_some_and(|heard_us| self.now_us.saturating_sub(heard_us) < span_us)
     }
 
     /// A majority, with this node, was heard within the suspicion time.
     pub(super) fn hears_quorum(&self) -> bool {
+        self.hears_quorum_within(SUSPECT_US)
+    }
+
+    pub(super) fn hears_quorum_within(&self, span_us: u64) -> bool {
         let voters = self.header.config.voters.keys().copied();
-        self.header.config.quorum(voters.filter(|&node| node == self.me || self.hears(node)))
+        let heard = voters.filter(|&node| node == self.me || self.heard_within(node, span_us));
+        self.header.config.quorum(heard)
     }
 }
 
@@ -356,12 +363,12 @@ impl Header {
     }
 }
 
-/// Silence after which a node counts as gone: several heartbeats, but well below a second,
-/// because everybody waits for the owner of an active lane.
+/// Silence after which a node counts as gone: several heartbeats, but well below a second. For
+/// the owner of an active lane, whom everybody waits for, it may be less (`Peer::suspect_us`).
 pub(super) const SUSPECT_US: u64 = 400_000;
 
-/// Several heartbeats late.
-const AWAY_US: u64 = 300_000;
+/// Late for the slowest heartbeat, and less than the shortest suspicion time.
+const AWAY_US: u64 = 150_000;
 
 /// No process stands still for so long every day; a clock that is set does it once.
 const CLOCK_STEP_US: u64 = 2_000_000;

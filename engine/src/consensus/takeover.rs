@@ -8,7 +8,7 @@ use super::lane::LaneLog;
 use super::merge::Merge;
 use super::message::{AcceptedEntry, Message};
 use super::mutation::Mutation;
-use super::peer::PATIENCE_US;
+use super::peer::{PATIENCE_US, Peer};
 use super::proposer::Proposer;
 use super::record::LogRecord;
 use super::replica::{Replica, SUSPECT_US, Standing};
@@ -136,11 +136,16 @@ impl Replica {
             return self.rank(lane.node) == 0;
         }
         let stagger_us = self.rank(lane.node) * STAGGER_US;
-        let silent_us =
-            self.peers.get(&lane.node).map_or(self.now_us.saturating_sub(self.start_us), |peer| {
-                peer.silent_us(self.now_us, self.start_us)
-            });
-        silent_us > SUSPECT_US + stagger_us || still_us > STILL_US + stagger_us
+        let peer = self.peers.get(&lane.node);
+        let silent_us = peer.map_or(self.now_us.saturating_sub(self.start_us), |peer| {
+            peer.silent_us(self.now_us, self.start_us)
+        });
+        let suspect_us = peer.map_or(SUSPECT_US, Peer::suspect_us);
+        // If a majority has just been heard, the silence is the owner's. A node that is being cut
+        // off misses all of them, within a heartbeat of each other.
+        let silent =
+            silent_us > suspect_us + stagger_us && self.hears_quorum_within(suspect_us / 2);
+        silent || still_us > STILL_US + stagger_us
     }
 
     /// How many live voters go before this node in closing a lane of `owner`.

@@ -1,41 +1,14 @@
 //! The figures of a node: all that are documented are served, and they move.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use tests::cluster::Cluster;
+use tests::metrics::{of_stage, samples, scrape};
 use tests::wait::wait_until;
 
 use super::load::Load;
-
-/// The samples of one moment: name and labels, as they are served, to value.
-type Samples = BTreeMap<String, f64>;
-
-/// What a scraper gets of a zone.
-fn scrape(cluster: &Cluster, zone: &str) -> String {
-    let mut stream = UnixStream::connect(cluster.store(zone).join("admin.sock")).expect("connect");
-    let request = "GET /v1/metrics HTTP/1.1\r\nhost: fusion\r\nconnection: close\r\n\r\n";
-    stream.write_all(request.as_bytes()).expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("UTF-8");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer of HTTP");
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
-    assert!(body.ends_with("# EOF\n"), "{body}");
-    body.to_owned()
-}
-
-fn samples(text: &str) -> Samples {
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    let sample = |line: &str| {
-        let (name, value) = line.rsplit_once(' ').expect("a name and a value");
-        (name.to_owned(), value.parse().expect("a number"))
-    };
-    lines.map(sample).collect()
-}
 
 fn families(text: &str) -> BTreeSet<String> {
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
@@ -53,15 +26,10 @@ fn documented() -> BTreeSet<String> {
 
 const STAGES: [&str; 6] = ["received", "proposed", "persisted", "agreed", "applied", "replied"];
 
-fn of_stage(samples: &Samples, name: &str, stage: &str) -> f64 {
-    let key = format!("{name}{{volume=\"root\",stage=\"{stage}\"}}");
-    *samples.get(&key).unwrap_or_else(|| panic!("{key} is not served"))
-}
-
 #[test]
 fn every_documented_figure_is_served_and_the_stages_move() {
     let Some(cluster) = Cluster::start() else { return };
-    let text = scrape(&cluster, "z1");
+    let text = scrape(&cluster.store("z1"));
     assert_eq!(families(&text), documented(), "docs/OPERATIONS.md and what is served");
 
     let before = samples(&text);
@@ -69,7 +37,7 @@ fn every_documented_figure_is_served_and_the_stages_move() {
     load.wait_for_more("z1", 200);
     load.stop();
     cluster.wait_for_equal_state();
-    let after = samples(&scrape(&cluster, "z1"));
+    let after = samples(&scrape(&cluster.store("z1")));
     for stage in STAGES {
         for part in ["wait", "service"] {
             let name = format!("fusion_stage_{part}_seconds_count");
@@ -85,7 +53,7 @@ fn every_documented_figure_is_served_and_the_stages_move() {
         fs::create_dir(cluster.mount("z1").join(format!("d{number}"))).expect("a directory");
     }
     wait_until("all of them are counted", || {
-        let now = samples(&scrape(&cluster, "z1"));
+        let now = samples(&scrape(&cluster.store("z1")));
         let served =
             |samples, stage| of_stage(samples, "fusion_stage_service_seconds_count", stage);
         let count = |stage| served(&now, stage) - served(&after, stage);
@@ -97,10 +65,10 @@ fn every_documented_figure_is_served_and_the_stages_move() {
 
     for zone in ["z1", "z2", "z3"] {
         wait_until(&format!("nothing waits in {zone} any more"), || {
-            let now = samples(&scrape(&cluster, zone));
+            let now = samples(&scrape(&cluster.store(zone)));
             let length = |stage| of_stage(&now, "fusion_stage_length", stage);
             STAGES.iter().all(|stage| length(stage) == 0.0)
         });
     }
-    assert_eq!(samples(&scrape(&cluster, "z1"))["fusion_quorum{volume=\"root\"}"], 1.0);
+    assert_eq!(samples(&scrape(&cluster.store("z1")))["fusion_quorum{volume=\"root\"}"], 1.0);
 }

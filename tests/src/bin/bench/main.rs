@@ -1,6 +1,7 @@
-//! `./x bench [local | distance [MATRIX ..] | followers]`: what the mount costs, beside the local
-//! disk in the same run; what distance costs, beside the round trip to the nearest majority; what
-//! those who follow the order cost the writers.
+//! `./x bench [local | ring | distance [MATRIX ..] | followers]`: what the mount costs, beside the
+//! local disk in the same run; how many commands the ring agrees on, and the flushes of each; what
+//! distance costs, beside the round trip to the nearest majority; what those who follow the order
+//! cost the writers.
 //!
 //! Figures of one run on one machine: medians of several rounds, and ratios. Nothing here is
 //! asserted; a busy machine moves all columns alike.
@@ -9,6 +10,7 @@ mod distance;
 mod followers;
 mod local;
 mod matrix;
+mod ring;
 
 use std::process::ExitCode;
 
@@ -23,9 +25,10 @@ fn main() -> ExitCode {
         None => local::run().and_then(|()| distance::run(&[])),
         Some((part, [])) if part == "local" => local::run(),
         Some((part, matrices)) if part == "distance" => distance::run(matrices),
+        Some((part, [])) if part == "ring" => ring::run(),
         Some((part, [])) if part == "followers" => followers::run(),
         Some(_) => {
-            eprintln!("usage: bench [local | distance [MATRIX ..] | followers]");
+            eprintln!("usage: bench [local | ring | distance [MATRIX ..] | followers]");
             return ExitCode::from(2);
         }
     };

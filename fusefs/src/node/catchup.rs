@@ -69,9 +69,10 @@ const AHEAD_PIECES: u64 = 12;
 /// Bytes that wait for the ring or the apply thread before more is handed to them.
 const WAITING_BYTES_MAX: usize = 16 << 20;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-const FEED_EVERY: Duration = Duration::from_millis(5);
-/// What waits is at most [`WAITING_BYTES_MAX`]: it is executed in much less.
-const EXECUTE_MAX: Duration = Duration::from_secs(5);
+/// Room comes with what is applied, but also with what the ring drops.
+const ROOM_EVERY: Duration = Duration::from_millis(100);
+/// What waits is at most [`WAITING_BYTES_MAX`]: it is applied in much less.
+const APPLY_MAX: Duration = Duration::from_secs(5);
 /// After peers failed or refused.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -116,14 +117,10 @@ impl CatchUpTask {
         }
     }
 
-    /// Waits until the replica has executed what it was handed, so that it is not fetched again.
+    /// Waits until what was handed on is applied, so that it is not fetched again.
     async fn wait_for(&self, upto: Gsn) {
-        let arrived = async {
-            while self.pulse.ring().is_some_and(|status| status.gsn < upto) {
-                tokio::time::sleep(FEED_EVERY).await;
-            }
-        };
-        let _ = tokio::time::timeout(EXECUTE_MAX, arrived).await;
+        let mut applied = self.pulse.watch_applied();
+        let _ = tokio::time::timeout(APPLY_MAX, applied.wait_for(|gsn| *gsn >= upto)).await;
     }
 
     /// Live peers that have executed more than `gsn`, the nearest first.
@@ -190,12 +187,11 @@ impl CatchUpTask {
     /// Gives agreements to the replica, as if the peer had sent them to it; waits while it or
     /// the apply thread has enough to do.
     async fn hand_on(&self, from: NodeId, records: Vec<OrderRecord>, gsn: Gsn) {
-        while self.backlog.bytes() + self.apply.bytes() > WAITING_BYTES_MAX {
-            tokio::time::sleep(FEED_EVERY).await;
-        }
         let bytes = records.iter().map(|record| record.entry.size_hint()).sum();
-        while !self.backlog.admit(bytes) {
-            tokio::time::sleep(FEED_EVERY).await;
+        let mut applied = self.pulse.watch_applied();
+        let busy = || self.backlog.bytes() + self.apply.bytes() > WAITING_BYTES_MAX;
+        while busy() || !self.backlog.admit(bytes) {
+            let _ = tokio::time::timeout(ROOM_EVERY, applied.changed()).await;
         }
         let oldest = records[0].gsn;
         let message = Message::Order { records, oldest, gsn };

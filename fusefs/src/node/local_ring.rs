@@ -34,6 +34,7 @@ pub struct LocalRing {
 
 /// Sealing a large file takes its holder a while; the caller asks again after that.
 const RECALL_TIMEOUT: Duration = Duration::from_secs(60);
+const RECALL_PAUSE: Duration = Duration::from_millis(500);
 
 /// Tables of a store that has stopped: each read says why.
 struct Unreadable(String);
@@ -141,7 +142,11 @@ impl LocalRing {
         let request = Request::new(self.volume, self.pulse.applied(), ask);
         self.runtime.spawn(async move {
             let asked = async {
-                let Ok(Response::At(gsn)) = wire.call(holder, request).await else { return false };
+                let Ok(Response::At(gsn)) = wire.call(holder, request).await else {
+                    // It is not there, or cannot now. The caller asks again, not all the time.
+                    tokio::time::sleep(RECALL_PAUSE).await;
+                    return false;
+                };
                 // It shows here before the caller tries again.
                 applied.wait_for(|applied| *applied >= gsn).await.is_ok()
             };

@@ -126,6 +126,8 @@ impl RetainThread {
         let oldest = kept.map_or(self.pulse.applied().next(), |kept| kept.oldest);
         let sidelined: BTreeSet<NodeId> = heard
             .iter()
+            // Who was never heard of has just been admitted, and is still on its way.
+            .filter(|(_, gsn)| **gsn > Gsn(0))
             .filter(|(node, gsn)| gsn.next() < oldest && !is_live(status, **node))
             .map(|(node, _)| *node)
             .collect();

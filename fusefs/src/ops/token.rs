@@ -162,5 +162,6 @@ impl Fs {
 /// As long as a mount waits for a slow holder to seal; longer than a seal of what is written
 /// within the age limit takes over a slow link.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-/// Each attempt asks a holder, so more of them only help where several nodes take turns.
-const ATTEMPTS_MAX: u32 = 64;
+/// Several nodes may take turns, and a holder that is not there is asked again each half second:
+/// more than the time allows.
+const ATTEMPTS_MAX: u32 = 256;

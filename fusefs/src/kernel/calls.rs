@@ -86,14 +86,14 @@ impl Calls {
 
     /// Ends the call if it may be; false if it is not known here or may not be ended now.
     fn ends(&self, request: RequestId) -> bool {
-        let mut calls = self.open.lock();
-        let ends = calls.get(&request).is_some_and(|open| {
-            open.since.elapsed() >= INTERRUPT_AFTER
-                && signals::is_pending(open.thread)
-                && open.call.interrupt()
+        let call = self.open.lock().get(&request).and_then(|open| {
+            let may_end =
+                open.since.elapsed() >= INTERRUPT_AFTER && signals::is_pending(open.thread);
+            may_end.then(|| open.call.clone())
         });
-        let interrupted = if ends { calls.remove(&request) } else { None };
-        drop(calls);
+        // Not under the lock: what is taken back by this may answer the request.
+        let ends = call.is_some_and(|call| call.interrupt());
+        let interrupted = if ends { self.open.lock().remove(&request) } else { None };
         if let Some(open) = interrupted {
             (open.refuse)();
         }

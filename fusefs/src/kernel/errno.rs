@@ -22,6 +22,8 @@ pub fn errno(error: &FsError) -> Errno {
         FsError::Overtaken => Errno::ESTALE,
         // As for a missing quorum: a retry can succeed.
         FsError::TokenKept { .. } => Errno::ETIMEDOUT,
+        // As when the keeper cannot be reached.
+        FsError::LocksUnknown => Errno::ENOLCK,
         FsError::NotFile(_) => Errno::EINVAL,
         FsError::IsDirectory(_) => Errno::EISDIR,
         FsError::NotDirectory(_) => Errno::ENOTDIR,

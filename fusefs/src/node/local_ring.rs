@@ -125,6 +125,10 @@ impl Ring for LocalRing {
         self.pulse.ring().is_some_and(|ring| !ring.quorum)
     }
 
+    fn op_timeout(&self) -> Duration {
+        self.op_timeout
+    }
+
     fn recall(&self, holder: NodeId, ino: Ino, done: Done<(), ProposeError>) {
         self.ask_to_give(holder, Ask::Recall { ino }, done);
     }

@@ -28,6 +28,8 @@ pub enum FsError {
     Overtaken,
     #[error("node {holder} keeps the write token after {waited_ms} ms")]
     TokenKept { holder: NodeId, waited_ms: u64 },
+    #[error("no majority can be reached that could say whether the lock is free")]
+    LocksUnknown,
     #[error("{0} is no regular file")]
     NotFile(Ino),
     #[error("{0} is a directory")]

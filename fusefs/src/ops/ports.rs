@@ -7,6 +7,7 @@
 //! it returns. `done` is called exactly once, and must itself not block.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::command::{Cred, Op};
 use engine::ids::{Gsn, Ino, NodeId};
@@ -98,6 +99,11 @@ pub trait Ring: Send + Sync {
     /// Whether this node knows that it cannot reach a majority.
     fn is_cut_off(&self) -> bool {
         false
+    }
+
+    /// How long a call waits for a majority where its directory's rule is `error`.
+    fn op_timeout(&self) -> Duration {
+        Duration::MAX
     }
 
     /// Asks `keeper` to hand over the locks of `ino`, after publishing what was written

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use tests::cluster::Cluster;
 use tests::locker::Locker;
 use tests::wait::wait_until;
+
+use super::rules::{OP_TIMEOUT, limit_waits, set};
 
 const ZONES: [&str; 3] = ["z1", "z2", "z3"];
 /// What must not happen has so long to happen.
@@ -198,4 +200,68 @@ fn a_cut_off_keeper_keeps_its_locks_until_it_is_back() {
     assert_eq!(two.answer_within(A_WHILE), None, "it is held still");
     assert_eq!(three.ask("posix u 0 0"), "ok");
     assert_eq!(two.answer(), "ok");
+}
+
+/// What a lock call answers in a zone that is cut off, for a file that other zones use as well.
+#[test]
+fn lock_calls_of_a_cut_off_zone_end_as_their_directory_says() {
+    let Some(cluster) = Cluster::start() else { return };
+    limit_waits(&cluster, "z3");
+    let mut files = Vec::new();
+    for rule in ["wait", "error", "readonly"] {
+        let directory = cluster.mount("z1").join(rule);
+        fs::create_dir(&directory).expect("a directory");
+        set(&directory, "user.fusion.partition", rule).expect("it is a rule");
+        let [mut one, _, mut three] = lockers(&cluster, &format!("{rule}/f"));
+        assert_eq!(one.ask("posix x 0 1"), "ok");
+        assert_eq!(three.ask("posix x 1 1"), "ok");
+        let mut waiting = locker(&cluster, "z3", &format!("{rule}/f"));
+        waiting.begin("posix x 0 1 wait");
+        assert_eq!(waiting.answer_within(A_WHILE), None);
+        files.push((rule, one, three, waiting));
+    }
+    cluster.wait_for_equal_state();
+    let cut = Instant::now();
+    cluster.cut("z3");
+
+    for (rule, _, three, waiting) in files.iter_mut().rev() {
+        let calls = ["posix x 9 1", "posix x 9 1 wait", "ofd x 9 1", "flock x", "get x 0 1"];
+        if *rule == "wait" {
+            assert_eq!(waiting.answer_within(A_WHILE), None);
+            for call in calls {
+                three.begin(call);
+                assert_eq!(three.answer_within(A_WHILE), None, "{call}");
+                three.signal();
+                assert_eq!(three.answer(), "EINTR", "{call}");
+            }
+            continue;
+        }
+        // Also what waited already.
+        assert_eq!(waiting.answer(), "ENOLCK", "{rule}");
+        assert!(*rule == "readonly" || cut.elapsed() >= OP_TIMEOUT);
+        for call in calls {
+            let began = Instant::now();
+            assert_eq!(three.ask(call), "ENOLCK", "{call}, {rule}");
+            assert!(*rule == "readonly" || began.elapsed() >= OP_TIMEOUT, "{call}");
+        }
+    }
+    // A process can end; what it had is given up when that can be agreed.
+    let (_, mut one, three, waiting) = files.remove(0);
+    three.kill();
+    assert_eq!(one.ask("posix x 1 1"), "EAGAIN");
+
+    cluster.heal();
+    wait_until("the lock of who ended is free", || one.ask("posix x 1 1") == "ok");
+    files.push(("wait", one, locker(&cluster, "z3", "wait/f"), waiting));
+    for (rule, one, three, waiting) in &mut files {
+        // Nothing is left of what was given up, and what still waits gets its turn.
+        wait_until("no lock is left", || one.ask("posix x 9 1") == "ok");
+        wait_until("no flock is left", || one.ask("flock x") == "ok");
+        assert_eq!(one.ask("posix u 0 0"), "ok");
+        if *rule == "wait" {
+            assert_eq!(waiting.answer(), "ok");
+        } else {
+            assert_eq!(three.ask("posix x 0 1 wait"), "ok");
+        }
+    }
 }

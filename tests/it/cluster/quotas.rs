@@ -5,10 +5,13 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use serde_json::Value;
 use tests::cluster::Cluster;
 use tests::wait::{wait_for, wait_until};
+
+use super::rules::{self, OP_TIMEOUT, limit_waits};
 
 const MIB: usize = 1 << 20;
 
@@ -42,17 +45,24 @@ fn fill(path: &Path) -> io::Result<usize> {
 #[test]
 fn a_write_that_waits_for_room_ends_with_a_signal_or_by_its_rule() {
     let Some(cluster) = Cluster::start() else { return };
+    limit_waits(&cluster, "z2");
     let [z1, z2] = ["z1", "z2"].map(|zone| cluster.mount(zone));
-    for directory in ["waits", "refuses"] {
+    for directory in ["waits", "refuses", "fails"] {
         fs::create_dir(z1.join(directory)).expect("a directory");
         set(&cluster, "z1", directory, &["--bytes", "1000000"]);
     }
-    let (rule, none) = ("user.fusion.partition", rustix::fs::XattrFlags::empty());
-    rustix::fs::setxattr(z1.join("refuses"), rule, b"readonly", none).expect("a rule");
+    for (directory, rule) in [("refuses", "readonly"), ("fails", "error")] {
+        rules::set(&z1.join(directory), "user.fusion.partition", rule).expect("it is a rule");
+    }
     cluster.wait_for_equal_state();
-    let [waits, mut refuses] = ["waits/f", "refuses/f"]
+    let [waits, mut refuses, mut fails] = ["waits/f", "refuses/f", "fails/f"]
         .map(|path| File::create_new(z2.join(path)).expect("it is made while all are there"));
     cluster.cut("z2");
+
+    let began = Instant::now();
+    let late = fails.write(b"no room is reserved yet").expect_err("nobody can give room");
+    assert_eq!(late.raw_os_error(), Some(libc::ETIMEDOUT));
+    assert!(began.elapsed() >= OP_TIMEOUT);
 
     let refused = refuses.write(b"no room is reserved yet").expect_err("nobody can give room");
     assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
@@ -63,8 +73,8 @@ fn a_write_that_waits_for_room_ends_with_a_signal_or_by_its_rule() {
         .stderr(Stdio::null())
         .spawn()
         .expect("dd starts");
-    wait_until("both requests for room are proposed", || {
-        cluster.status("z2").is_some_and(|status| status["ring"]["pending"].as_u64() >= Some(2))
+    wait_until("all requests for room are proposed", || {
+        cluster.status("z2").is_some_and(|status| status["ring"]["pending"].as_u64() >= Some(3))
     });
     let pid = rustix::process::Pid::from_child(&writer);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
@@ -73,7 +83,9 @@ fn a_write_that_waits_for_room_ends_with_a_signal_or_by_its_rule() {
 
     cluster.heal();
     wait_until("there is room", || fs::write(z2.join("refuses/f"), "room").is_ok());
-    fs::write(z2.join("waits/f"), "room").expect("there is room");
+    for path in ["waits/f", "fails/f"] {
+        fs::write(z2.join(path), "room").expect("there is room");
+    }
     cluster.wait_for_equal_state();
 }
 

@@ -13,7 +13,8 @@ use tests::wait::wait_until;
 use super::handles::xattr;
 
 const LEN: usize = 8 << 20;
-const OP_TIMEOUT_MS: u64 = 700;
+/// What [`limit_waits`] sets.
+pub const OP_TIMEOUT: Duration = Duration::from_millis(700);
 
 #[test]
 fn what_was_fsynced_for_two_zones_outlives_its_zone() {
@@ -86,10 +87,7 @@ fn rules_are_inherited_checked_and_not_copied_along() {
 #[test]
 fn calls_of_a_cut_off_zone_end_as_their_directory_says() {
     let Some(cluster) = Cluster::start() else { return };
-    let settings = cluster.store("z3").join("fusion.toml");
-    let text = fs::read_to_string(&settings).expect("the demo wrote it");
-    fs::write(&settings, format!("op_timeout_ms = {OP_TIMEOUT_MS}\n{text}")).expect("writable");
-    cluster.restart("z3");
+    limit_waits(&cluster, "z3");
     let z3 = cluster.mount("z3");
     for rule in ["error", "readonly"] {
         fs::create_dir(z3.join(rule)).expect("a directory");
@@ -102,7 +100,7 @@ fn calls_of_a_cut_off_zone_end_as_their_directory_says() {
     let began = Instant::now();
     let late = fs::create_dir(z3.join("error/d")).expect_err("no majority can be reached");
     assert_eq!(late.raw_os_error(), Some(libc::ETIMEDOUT));
-    assert!(began.elapsed() >= Duration::from_millis(OP_TIMEOUT_MS));
+    assert!(began.elapsed() >= OP_TIMEOUT);
 
     // The first one may wait until the node knows.
     let refused = fs::create_dir(z3.join("readonly/d")).expect_err("no majority can be reached");
@@ -123,6 +121,15 @@ fn calls_of_a_cut_off_zone_end_as_their_directory_says() {
     cluster.wait_for_equal_state();
 }
 
-fn set(path: &Path, name: &str, value: &str) -> io::Result<()> {
+/// Calls of a zone wait for [`OP_TIMEOUT`] where their directory's rule is `error`.
+pub fn limit_waits(cluster: &Cluster, zone: &str) {
+    let settings = cluster.store(zone).join("fusion.toml");
+    let text = fs::read_to_string(&settings).expect("the demo wrote it");
+    let limit = format!("op_timeout_ms = {}\n{text}", OP_TIMEOUT.as_millis());
+    fs::write(&settings, limit).expect("writable");
+    cluster.restart(zone);
+}
+
+pub fn set(path: &Path, name: &str, value: &str) -> io::Result<()> {
     Ok(rustix::fs::setxattr(path, name, value.as_bytes(), XattrFlags::empty())?)
 }

@@ -1,17 +1,21 @@
 //! `consistency=strict`: whoever looks sees everything that was agreed before, in whichever zone,
 //! without looking twice.
 
-use std::fs::{self, Permissions};
-use std::io::ErrorKind;
+use std::fs::{self, File, Permissions};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use rustix::fs::XattrFlags;
 use tests::cluster::{Cluster, Wishes};
 use tests::program;
-use tests::wait::wait_until;
+use tests::wait::{wait_for, wait_until};
 
 use super::handles::xattr;
+use super::rules::{self, OP_TIMEOUT, limit_waits};
 
 const ROUNDS: usize = 10;
 
@@ -95,4 +99,59 @@ fn a_strict_mount_says_so_when_it_cannot_know() {
     cluster.heal();
     wait_until("it is back", || fs::metadata(here.join("d")).is_ok());
     assert_eq!(fs::read_to_string(here.join("f")).expect("it can be read"), "newer");
+}
+
+#[test]
+fn a_strict_mount_fails_or_waits_as_the_directory_says() {
+    let Some(cluster) = Cluster::start() else { return };
+    limit_waits(&cluster, "z2");
+    let (there, here) = mounts(&cluster);
+    for rule in ["wait", "error"] {
+        fs::create_dir(there.join(rule)).expect("a directory");
+        rules::set(&there.join(rule), "user.fusion.partition", rule).expect("it is a rule");
+        fs::write(there.join(rule).join("f"), "old").expect("a file");
+    }
+    let fails = File::open(here.join("error")).expect("a directory");
+    // In the directory already, since the way there leads through others with other rules.
+    let mut waiting: Vec<Child> = (0..2)
+        .map(|_| {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "read line; exec cat f"]).current_dir(here.join("wait"));
+            shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh starts")
+        })
+        .collect();
+    cluster.wait_for_equal_state();
+    cluster.cut("z2");
+    for rule in ["wait", "error"] {
+        fs::write(there.join(rule).join("f"), "newer").expect("the majority goes on");
+    }
+
+    let began = Instant::now();
+    let look = rustix::fs::statat(&fails, "f", rustix::fs::AtFlags::empty());
+    assert_eq!(look.map(drop), Err(rustix::io::Errno::TIMEDOUT), "what is old is not shown");
+    assert!(began.elapsed() >= OP_TIMEOUT);
+
+    for cat in &mut waiting {
+        let mut input = cat.stdin.take().expect("a pipe");
+        input.write_all(b"go\n").expect("it reads");
+    }
+    let comm = |child: &Child| fs::read_to_string(format!("/proc/{}/comm", child.id()));
+    wait_until("both look", || {
+        waiting.iter().all(|cat| comm(cat).is_ok_and(|comm| comm == "cat\n"))
+            && cluster.status("z2").is_some_and(|it| it["ring"]["pending"].as_u64() >= Some(1))
+    });
+    let mut ended = waiting.remove(0);
+    let pid = rustix::process::Pid::from_child(&ended);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
+    let (status, _) = wait_for("a signal ends the look", || ended.try_wait().expect("its status"));
+    assert_eq!(status.signal(), Some(libc::SIGTERM));
+    let cat = waiting.remove(0);
+    assert!(comm(&cat).is_ok(), "the other one waits");
+
+    cluster.heal();
+    let said = cat.wait_with_output().expect("it ends").stdout;
+    assert_eq!(String::from_utf8_lossy(&said), "newer");
+    wait_until("it is back", || {
+        fs::read_to_string(here.join("error/f")).is_ok_and(|it| it == "newer")
+    });
 }

@@ -74,7 +74,8 @@ impl Fs {
     ///
     /// # Errors
     /// Through `done`: [`Refusal::Locked`], [`Refusal::Deadlock`], [`Refusal::TooManyLocks`];
-    /// [`Refusal::LocksKept`] when the keeper does not answer.
+    /// [`Refusal::LocksKept`] when the keeper does not answer, [`FsError::LocksUnknown`] when no
+    /// majority can be reached and the file's directory is not one where that is waited for.
     pub fn lock(
         self: &Arc<Self>,
         caller: Caller,
@@ -94,9 +95,18 @@ impl Fs {
             done(result);
             return self.granted(&woken);
         }
+        let call = caller.call.clone();
         state.pending.insert(asked.ticket, Pending::new(asked, caller, done));
         self.locks.changed.notify_one();
         drop(state);
+        if let Some(call) = call {
+            let fs = Arc::downgrade(self);
+            call.on_interrupt(move || {
+                if let Some(fs) = fs.upgrade() {
+                    fs.interrupt(asked.ticket);
+                }
+            });
+        }
         self.go_on(asked, next);
     }
 

@@ -1,4 +1,5 @@
-//! Callers that wait: their answers, signals for them, and what is tried again.
+//! Callers that wait: their answers, signals for them, what is tried again, and the rule that ends
+//! waits of a node that is cut off.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use super::request::{Asked, What};
 use crate::ops::error::FsError;
 use crate::ops::fs::{Fs, FsDone};
 use crate::ops::ports::{Caller, ProposeError};
+use crate::ops::rules::{Partition, Rule};
 
 /// A caller that is stopped in a lock call.
 pub(super) struct Pending {
@@ -34,9 +36,12 @@ impl Pending {
     }
 }
 
-/// What takes less is over before anybody could wish to interrupt it.
-const INTERRUPT_AFTER: Duration = Duration::from_millis(200);
-/// How often to look for signals and what is due.
+/// No rule ends a wait that is this short.
+const LIMIT_AFTER: Duration = Duration::from_millis(300);
+/// A close cannot be interrupted. Where this node is cut off it tells no longer than so whether
+/// others can have the locks; they are given up all the same.
+const CLOSE_WAIT: Duration = Duration::from_secs(10);
+/// How often to look for what is due.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 const IDLE_EVERY: Duration = Duration::from_secs(60);
 
@@ -44,8 +49,9 @@ impl Fs {
     /// Looks after callers that wait for locks, until [`Fs::drop_locks`].
     pub fn watch_locks(self: &Arc<Self>) {
         let mut looked_for_idle = Instant::now();
+        let mut cut_off_since = None;
         loop {
-            let (due, waiting) = {
+            let due = {
                 let mut state = self.locks.state.lock();
                 if state.stopped {
                     return;
@@ -54,24 +60,40 @@ impl Fs {
                 let wait = if busy { LOOK_EVERY } else { IDLE_EVERY };
                 self.locks.changed.wait_for(&mut state, wait);
                 let now = Instant::now();
-                let due: Vec<Asked> = state
-                    .retries
-                    .extract_if(.., |(when, _)| *when <= now)
-                    .map(|(_, asked)| asked)
-                    .collect();
-                (due, state.waiting_long())
+                let due = state.retries.extract_if(.., |(when, _)| *when <= now);
+                due.map(|(_, asked)| asked).collect::<Vec<_>>()
             };
             for asked in due {
                 self.attempt(asked);
             }
-            for (ticket, caller) in waiting {
-                if caller.is_interrupted() {
-                    self.interrupt(ticket);
-                }
+            cut_off_since = match self.ring.is_cut_off() {
+                true => cut_off_since.or_else(|| Some(Instant::now())),
+                false => None,
+            };
+            if let Some(since) = cut_off_since {
+                self.limit(since);
             }
             if looked_for_idle.elapsed() >= IDLE_EVERY {
                 self.give_up_idle();
                 looked_for_idle = Instant::now();
+            }
+        }
+    }
+
+    /// Answers the callers whose directory's rule says that they wait no longer for a majority,
+    /// which could not be reached `since` then.
+    fn limit(self: &Arc<Self>, since: Instant) {
+        let view = self.ring.view();
+        let waiting = self.locks.state.lock().waiting_for_others();
+        for (ticket, ino, began, is_close) in waiting {
+            let waited = began.max(since).elapsed();
+            let ends = match Partition::of(&view, ino).unwrap_or_default() {
+                Partition::ReadOnly => began.elapsed() >= LIMIT_AFTER,
+                Partition::Error => waited >= self.ring.op_timeout(),
+                Partition::Wait => is_close && waited >= CLOSE_WAIT,
+            };
+            if ends {
+                self.give_up(ticket, FsError::LocksUnknown);
             }
         }
     }
@@ -103,8 +125,14 @@ impl Fs {
         }
     }
 
-    /// A signal has come for the caller.
-    fn interrupt(self: &Arc<Self>, ticket: u64) {
+    /// A signal has come for the caller. What it waits for here is taken back before the caller
+    /// hears of that; what waits in the agreed tables, a moment later.
+    pub(super) fn interrupt(self: &Arc<Self>, ticket: u64) {
+        self.give_up(ticket, ProposeError::Interrupted.into());
+    }
+
+    /// Answers a caller that waits no longer.
+    fn give_up(self: &Arc<Self>, ticket: u64, why: FsError) {
         let mut state = self.locks.state.lock();
         let Some(pending) = state.pending.remove(&ticket) else { return };
         let on_its_way = !state.take_back(&pending.asked);
@@ -114,7 +142,8 @@ impl Fs {
             state.held_before.remove(&ticket);
         }
         drop(state);
-        pending.answer(Err(ProposeError::Interrupted.into()));
+        let why = pending.caller.end_wait().map_or_else(FsError::Order, |()| why);
+        pending.answer(Err(why));
         if on_its_way {
             self.cancel_if_abandoned(ticket);
         }
@@ -194,13 +223,21 @@ impl Fs {
 }
 
 impl State {
-    /// The callers that have waited for a while, with their tickets.
-    fn waiting_long(&self) -> Vec<(u64, Caller)> {
-        let long = self
-            .pending
+    /// Requests that are not decided here: their tickets, files, when they began, and whether it
+    /// is a close.
+    fn waiting_for_others(&self) -> Vec<(u64, Ino, Instant, bool)> {
+        let is_decided_here = |asked: &Asked| {
+            let place = self.files.get(&asked.ino).map(|file| &file.place);
+            matches!(place, Some(Place::Kept(_)))
+        };
+        self.pending
             .iter()
-            .filter(|(_, pending)| pending.asked.began.elapsed() >= INTERRUPT_AFTER);
-        long.map(|(ticket, pending)| (*ticket, pending.caller.clone())).collect()
+            .filter(|(_, pending)| !is_decided_here(&pending.asked))
+            .map(|(ticket, pending)| {
+                let Asked { ino, began, .. } = pending.asked;
+                (*ticket, ino, began, pending.caller.call.is_none())
+            })
+            .collect()
     }
 
     /// Takes a request out of where it waits on this node; false if it is not there.

@@ -56,9 +56,8 @@ impl Fs {
             mtime: time(wanted.mtime),
             kill: None,
         };
-        // chown(-1, -1), which changes nothing but ctime.
-        if set == SetAttr::default() && self.orphans.get(ino).is_none() {
-            return self.agree_done(caller, Op::SetAttr { ino, set }, done);
+        if set == SetAttr::default() {
+            return self.chown_to_nobody(caller, ino, done);
         }
         let Some(size) = set.size else {
             return self.set_rest(caller, ino, set, done);
@@ -83,6 +82,28 @@ impl Fs {
             Err(e) => done(Err(e)),
         });
         self.with_token(ino, Patience::new(waiting), attempt, truncated);
+    }
+
+    /// chown(-1, -1), which sets nothing: ctime moves, and set-id bits and capabilities go, as with
+    /// every chown. The kernel leaves these to the filesystem, and with them the question who may
+    /// take them from a file (attr.c, notify_change: a change of the mode, so its owner).
+    fn chown_to_nobody(self: &Arc<Self>, caller: Caller, ino: Ino, done: FsDone<()>) {
+        let mut set = SetAttr::default();
+        match self.record(ino) {
+            Ok(inode) if inode.is_directory() => {}
+            Ok(inode) => match self.privileges(ino, &inode, true) {
+                Ok(Some(Kill::SetId)) if ![0, inode.uid].contains(&caller.cred.uid) => {
+                    return done(Err(Refusal::NotPermitted.into()));
+                }
+                Ok(kill) => set.kill = kill,
+                Err(e) => return done(Err(e)),
+            },
+            Err(e) => return done(Err(e)),
+        }
+        match self.set_pinned(ino, &set) {
+            true => done(Ok(())),
+            false => self.agree_done(caller, Op::SetAttr { ino, set }, done),
+        }
     }
 
     /// Sets what the stage has not taken already.

@@ -156,7 +156,7 @@ fn replace<T: Tables>(
     state.remove_name(from.parent, from.name, source, time)?;
     state.replace_name(to.parent, to.name, Slot { cookie: target.cookie, ..source }, time)?;
     if replaced.is_directory() {
-        drop_directory(state, to.parent, target.ino, replaced)?;
+        drop_directory(state, to.parent, target.ino, replaced, time)?;
     } else {
         drop_link(state, target.ino, replaced, time)?;
     }

@@ -43,7 +43,7 @@ pub(super) fn rmdir<T: Tables>(
     let inode = state.inode(slot.ino)?;
     check_empty_directory(&inode)?;
     state.remove_name(parent, name, slot, command.time)?;
-    drop_directory(state, parent, slot.ino, inode)?;
+    drop_directory(state, parent, slot.ino, inode, command.time)?;
     Ok(Outcome::Done)
 }
 
@@ -86,8 +86,10 @@ pub(super) fn drop_directory<T: Tables>(
     state: &mut State<'_, T>,
     parent: Ino,
     ino: Ino,
-    inode: Inode,
+    mut inode: Inode,
+    time: Timestamp,
 ) -> Result<(), TablesError> {
     state.change_inode(parent, |inode| inode.nlink = inode.nlink.saturating_sub(1))?;
+    inode.ctime = time;
     state.remove_inode(ino, inode)
 }

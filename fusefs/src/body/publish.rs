@@ -231,6 +231,8 @@ impl BodyService {
             if state.base.version < last.version && !state.is_staged() {
                 state.base = Base::of(last);
             }
+            // Times are agreed without a new version, too.
+            (state.base.mtime, state.base.ctime) = (last.mtime, last.ctime);
             state.opens > 0
         };
         if is_open {

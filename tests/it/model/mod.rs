@@ -6,6 +6,7 @@
 //! sequences.
 
 mod compare;
+mod handles;
 mod mounted;
 mod operation;
 mod posix;

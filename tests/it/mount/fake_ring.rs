@@ -114,11 +114,16 @@ impl FakeRing {
 
     /// Applies `op` as a command of `node`, and waits for its outcome.
     pub fn run(&self, node: NodeId, op: Op) -> Outcome {
+        self.run_as(node, caller(), op)
+    }
+
+    /// As [`Self::run`], for one of the node's users.
+    pub fn run_as(&self, node: NodeId, cred: Cred, op: Op) -> Outcome {
         let (sender, outcome) = mpsc::channel();
         let done = Box::new(move |result: Result<Outcome, ProposeError>| {
             sender.send(result).expect("the test waits");
         });
-        let caller = Caller { cred: caller(), call: None };
+        let caller = Caller { cred, call: None };
         self.send(Proposal { node, caller, op, origin: Origin::Elsewhere, done });
         outcome.recv().expect("the order goes on").expect("the fake ring has no failures")
     }

@@ -5,7 +5,7 @@ mod acls;
 mod attributes;
 mod content;
 mod fake_bodies;
-mod fake_ring;
+pub mod fake_ring;
 mod freshness;
 mod lifecycle;
 mod listing;

@@ -1,0 +1,36 @@
+//! Sequences that once gave another answer than the model, as small as they could be made.
+
+use super::call::{Call, Object};
+use super::volume::Node;
+
+const CREATE: i32 = libc::O_CREAT | libc::O_RDONLY;
+
+fn check(steps: &[(usize, Call)]) {
+    super::run(&Node::start(), steps).unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+fn open(slot: usize, path: &str, flags: i32) -> Call {
+    Call::Open { slot, path: path.to_owned(), flags, mode: 0o777 }
+}
+
+fn mkdir(path: &str) -> Call {
+    Call::Mkdir { path: path.to_owned(), mode: 0o777 }
+}
+
+#[test]
+fn a_time_that_was_set_stays_when_the_last_name_goes() {
+    check(&[
+        (1, open(0, "b", CREATE)),
+        (1, Call::Times { object: Object::Slot(0), seconds: None }),
+        (0, Call::Unlink { path: "b".to_owned(), elsewhere: false }),
+    ]);
+}
+
+#[test]
+fn a_directory_that_goes_is_changed_by_that() {
+    let rename =
+        || Call::Rename { from: "b".to_owned(), to: "c".to_owned(), flags: 0, elsewhere: false };
+    let rmdir = || Call::Rmdir { path: "c".to_owned(), elsewhere: false };
+    check(&[(0, mkdir("b")), (0, mkdir("c")), (0, open(0, "c", libc::O_RDONLY)), (0, rename())]);
+    check(&[(0, mkdir("c")), (0, open(0, "c", libc::O_RDONLY)), (0, rmdir())]);
+}

@@ -1,5 +1,5 @@
-//! Bugs on purpose: each removes one rule that safety needs, to see that the simulator
-//! notices. They exist in this crate's own tests only.
+//! Bugs on purpose: each removes one rule that safety needs, to see that the simulator and the
+//! model checker notice. They exist in this crate's own tests only.
 
 /// A rule to break.
 #[cfg_attr(not(test), expect(dead_code, reason = "the names of rules, for tests"))]

@@ -400,3 +400,25 @@ const STILL_US: u64 = 3 * SUSPECT_US;
 
 const BACK_OFF_US: u64 = 100_000;
 const BACK_OFF_DOUBLINGS: u32 = 4;
+
+#[cfg(test)]
+impl Takeover {
+    /// What it still decides while no time passes.
+    pub(super) fn gist(&self) -> impl std::fmt::Debug {
+        match &self.phase {
+            Phase::Resting(_) => None,
+            Phase::Preparing(it) => Some((it.ballot, it.from, None, it.promises.clone())),
+            Phase::Proposing(it) => Some((it.ballot, it.start, Some(it.next), BTreeMap::new())),
+        }
+    }
+
+    /// It waits for promises to `ballot`.
+    pub(super) fn asks_for(&self, ballot: Ballot) -> bool {
+        matches!(&self.phase, Phase::Preparing(preparing) if preparing.ballot == ballot)
+    }
+
+    /// A higher ballot would stop it.
+    pub(super) fn is_below(&self, ballot: Ballot) -> bool {
+        self.ballot().is_some_and(|mine| mine < ballot)
+    }
+}

@@ -179,6 +179,40 @@ noticed! {
     a_snapshot_without_origins_is_noticed: SnapshotWithoutOrigins,
 }
 
+/// A ring that has grown from its first node, which then is cut off from the two that came.
+/// They have started anew since; it has not.
+fn grown_and_cut_off() -> Plan {
+    let rtts_us = [[0, 2_000, 2_000], [2_000, 0, 2_000], [2_000, 2_000, 0]];
+    let mut plan = Plan::quiet(1, &rtts_us.map(|row| row.to_vec()), &[NodeId(1)]);
+    plan.voters = 1;
+    plan.writers = vec![(NodeId(1), 20_000)];
+    plan.calm_us = 9_000_000;
+    let crash = |node: u16| fault::Fault::Crash { node: NodeId(node), down_us: 10_000 };
+    plan.faults = vec![
+        (500_000, fault::Fault::Join { node: NodeId(2) }),
+        (600_000, fault::Fault::Join { node: NodeId(3) }),
+        (4_000_000, crash(2)),
+        (4_500_000, crash(3)),
+        (6_000_000, fault::Fault::Isolate { node: NodeId(1), for_us: 2_000_000 }),
+    ];
+    plan
+}
+
+/// By the membership that the first node started with, it alone would be a majority.
+#[test]
+fn a_quorum_of_an_old_membership_is_noticed() {
+    let result = |mutation: Option<Mutation>| {
+        let options = Options { mutation, ..Options::default() };
+        let mut world = World::new(grown_and_cut_off(), options, false);
+        let result = catch(|| world.run());
+        assert_eq!(world.totals().epochs, 2, "both got a vote");
+        result
+    };
+    assert_eq!(result(None), Ok(()));
+    let violation = result(Some(Mutation::QuorumOfOldEpoch)).expect_err("it goes on alone");
+    assert!(!violation.starts_with("I12"), "{violation}");
+}
+
 /// Every crash point and every message of a short plan.
 #[test]
 fn no_single_deviation_breaks_a_ring() {

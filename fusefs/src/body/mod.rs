@@ -435,6 +435,11 @@ impl Bodies for BodyService {
         self.arc().offer_bodies(what, done);
     }
 
+    fn is_open_for_writing(&self, ino: Ino) -> bool {
+        let body = self.table.find(ino);
+        body.is_some_and(|body| body.loaded().is_some_and(|state| state.writers > 0))
+    }
+
     fn local_attr(&self, ino: Ino) -> Option<LocalAttr> {
         let body = self.table.find(ino)?;
         let state = body.loaded()?;

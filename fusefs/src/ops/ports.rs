@@ -298,6 +298,9 @@ pub trait Bodies: Send + Sync {
     /// not copied.
     fn copy(&self, from: (Handle, u64), to: (Handle, u64), len: u64, done: Done<u64, BodyError>);
 
+    /// Whether a handle that may write to `ino` is open here.
+    fn is_open_for_writing(&self, ino: Ino) -> bool;
+
     /// Size and times while a stage is newer than the agreed inode, or the orphan's.
     fn local_attr(&self, ino: Ino) -> Option<LocalAttr>;
 

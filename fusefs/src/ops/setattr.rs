@@ -87,15 +87,20 @@ impl Fs {
     /// chown(-1, -1), which sets nothing: ctime moves, and set-id bits and capabilities go, as with
     /// every chown. The kernel leaves these to the filesystem, and with them the question who may
     /// take them from a file (attr.c, notify_change: a change of the mode, so its owner).
+    ///
+    /// It asks the same before a write that takes them (file_remove_privs). That cannot be told
+    /// apart while the file is open for writing, and the write says itself what goes.
     fn chown_to_nobody(self: &Arc<Self>, caller: Caller, ino: Ino, done: FsDone<()>) {
+        if self.bodies.is_open_for_writing(ino) {
+            return done(Ok(()));
+        }
         let mut set = SetAttr::default();
         match self.record(ino) {
             Ok(inode) if inode.is_directory() => {}
             Ok(inode) => match self.privileges(ino, &inode, true) {
-                Ok(Some(Kill::SetId)) if ![0, inode.uid].contains(&caller.cred.uid) => {
-                    return done(Err(Refusal::NotPermitted.into()));
-                }
-                Ok(kill) => set.kill = kill,
+                Ok(kill) if [0, inode.uid].contains(&caller.cred.uid) => set.kill = kill,
+                Ok(Some(Kill::SetId)) => return done(Err(Refusal::NotPermitted.into())),
+                Ok(_) => {}
                 Err(e) => return done(Err(e)),
             },
             Err(e) => return done(Err(e)),

@@ -377,6 +377,11 @@ impl Bodies for FakeBodies {
         done(Err(BodyError::Unsupported));
     }
 
+    fn is_open_for_writing(&self, ino: Ino) -> bool {
+        let handles = self.handles.lock().unwrap();
+        handles.values().any(|opened| opened.ino == ino && opened.write)
+    }
+
     fn local_attr(&self, ino: Ino) -> Option<LocalAttr> {
         use std::os::unix::fs::MetadataExt;
         let stage = self.files.lock().unwrap().get(&ino).cloned()?;

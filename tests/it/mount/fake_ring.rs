@@ -45,7 +45,7 @@ struct Proposal {
 
 /// The tables as they are at each look; consistent enough for one look, as the commands of
 /// these tests are small.
-struct Live(RwLock<MemoryTables>, Mutex<Option<Trap>>);
+struct Live(RwLock<Arc<MemoryTables>>, Mutex<Option<Trap>>);
 
 /// Holds up the next reader of one row after it has read it.
 struct Trap {
@@ -71,7 +71,9 @@ impl Tables for Live {
         from: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), TablesError> {
-        self.0.read().unwrap().scan(prefix, from, visit)
+        // Whoever looks again while it visits must not wait for somebody who waits for it.
+        let tables = Arc::clone(&self.0.read().unwrap());
+        tables.scan(prefix, from, visit)
     }
 }
 
@@ -88,7 +90,7 @@ impl FakeRing {
         }));
         let (proposals, inbox) = mpsc::channel();
         let ring = Arc::new(FakeRing {
-            tables: Arc::new(Live(RwLock::new(tables), Mutex::new(None))),
+            tables: Arc::new(Live(RwLock::new(Arc::new(tables)), Mutex::new(None))),
             gsn: AtomicU64::new(0),
             next_ino: AtomicU64::new(16),
             proposals: Mutex::new(proposals),
@@ -193,7 +195,7 @@ impl FakeRing {
         let mut overlay = Overlay::new(&*self.tables);
         let applied = apply(&mut overlay, gsn, &command).expect("memory is readable");
         let changes = overlay.into_changes();
-        self.tables.0.write().unwrap().absorb(changes);
+        Arc::make_mut(&mut self.tables.0.write().unwrap()).absorb(changes);
         self.gsn.store(gsn.0, Ordering::SeqCst);
         let waited = caller.end_wait();
         let origin = if waited.is_ok() { origin } else { Origin::Elsewhere };

@@ -11,6 +11,7 @@ mod lifecycle;
 mod listing;
 mod locks;
 mod names;
+mod options;
 mod orphans;
 mod privileges;
 mod unnamed;

@@ -1,6 +1,8 @@
 //! mkdir, mknod, symlink, link, unlink, rmdir, rename.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 
 use super::{Rig, errno, read};
@@ -143,4 +145,26 @@ fn a_rename_can_leave_a_whiteout() {
     let listed: Vec<_> = fs::read_dir(&rig.path).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(listed.len(), 2);
     fs::remove_file(rig.at("f")).unwrap();
+}
+
+#[test]
+fn names_have_up_to_255_bytes_of_any_value() {
+    let Some(rig) = Rig::new() else { return };
+    let all: Vec<u8> = (1..=u8::MAX).filter(|byte| *byte != b'/').chain([b'\n']).collect();
+    assert_eq!(all.len(), 255);
+    let mut backwards = all.clone();
+    backwards.reverse();
+    let at = |name: &[u8]| rig.path.join(OsStr::from_bytes(name));
+    fs::write(at(&all), "text").unwrap();
+    fs::create_dir(at(&backwards)).unwrap();
+    let inside = at(&backwards).join(OsStr::from_bytes(&all));
+    fs::rename(at(&all), &inside).unwrap();
+    assert_eq!(fs::read(&inside).unwrap(), b"text");
+    let listed = fs::read_dir(at(&backwards)).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(listed.collect::<Vec<_>>(), [OsStr::from_bytes(&all)]);
+    let longer = [&all[..], b"x"].concat();
+    assert_eq!(errno(fs::write(at(&longer), "")), libc::ENAMETOOLONG);
+    fs::remove_file(&inside).unwrap();
+    fs::remove_dir(at(&backwards)).unwrap();
+    assert_eq!(fs::read_dir(&rig.path).unwrap().count(), 0);
 }

@@ -39,6 +39,17 @@ impl std::fmt::Debug for Steps {
     }
 }
 
+/// Some sequences that never end are not made smaller in reasonable time.
+struct TellIfPanicking<'a>(&'a Steps);
+
+impl Drop for TellIfPanicking<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("it panics: {:?}", self.0);
+        }
+    }
+}
+
 fn config(cases: u32) -> Config {
     let defaults = Config::default();
     Config {
@@ -62,6 +73,7 @@ fn open_files_answer_as_the_posix_model() {
     let sound = Cell::new(None);
     let (sequences, calls) = (Cell::new(0), Cell::new(0));
     let result = TestRunner::new(config(2000)).run(&steps, |steps| {
+        let _tell = TellIfPanicking(&steps);
         let node = sound.take().unwrap_or_else(Node::start);
         calls.set(calls.get() + run(&node, &steps.0)?);
         sequences.set(sequences.get() + 1);

@@ -7,7 +7,7 @@
 
 use super::node::{Node, Sent};
 use super::ring::Ring;
-use crate::consensus::message::{Message, Vote};
+use crate::consensus::message::{Closed, Message, Vote};
 use crate::consensus::mutation::Mutation;
 use crate::consensus::replica::Standing;
 use crate::ids::{Ballot, LaneId};
@@ -23,8 +23,10 @@ pub fn is_dead(ring: &Ring, sent: &Sent, from: &Node, to: &Node) -> bool {
             // The answer would be that the lane is over.
             is_over(to, *lane) && is_over(from, *lane)
         }
-        Message::Accepted { vote, closed: None } => {
-            is_over(to, vote.lane) || vote.ballot == Ballot(0) && is_executed(to, vote)
+        Message::Accepted { vote, closed } => {
+            let counted =
+                is_over(to, vote.lane) || vote.ballot == Ballot(0) && is_executed(to, vote);
+            counted && closed.is_none_or(|closed| is_known(to, closed))
         }
         Message::Promise { lane, ballot, .. } => {
             is_over(to, *lane) || has_passed(to, *lane, *ballot)
@@ -56,6 +58,13 @@ fn is_over(node: &Node, lane: LaneId) -> bool {
 /// All of the places voted for.
 fn is_executed(node: &Node, vote: &Vote) -> bool {
     node.replica.header.active.get(&vote.lane).is_some_and(|active| vote.upto < active.next)
+}
+
+/// The promise allows no more than what is promised already.
+fn is_known(node: &Node, closed: Closed) -> bool {
+    // A crash forgets promises.
+    let active = node.replica.header.active.contains_key(&closed.lane) && !node.needs.disk;
+    is_over(node, closed.lane) || active && node.replica.bound(closed.lane) >= closed.ts
 }
 
 /// The taker has used the ballot, and the next one that it takes will be higher.

@@ -11,6 +11,7 @@ use super::node::{Node, Sent};
 use super::ring::Ring;
 use crate::consensus::lane::LaneLog;
 use crate::consensus::replica::{Replica, Standing};
+use crate::ids::Idx;
 
 /// Of whatever can be written: what is written is hashed.
 #[derive(Default)]
@@ -80,9 +81,15 @@ fn replica(digest: &mut Digest, replica: &Replica, ballots: bool, votes: bool) {
     digest.add((replica.boot, replica.header.order_hash, replica.epoch_gsn, replica.durable));
     digest.add(replica.config_at_start.epoch);
     for (id, lane) in &replica.lanes {
-        if votes || replica.header.active.contains_key(id) || !is_blank(lane) {
+        let active = replica.header.active.get(id);
+        if votes || active.is_some() || !is_blank(lane) {
             digest.add(id);
             log(digest, lane, ballots, votes);
+        }
+        // Promises, by what they allow after each of the next entries.
+        if let Some(active) = active {
+            let after = (0..ENTRIES).map(|more| Idx(active.next.0 + more));
+            after.for_each(|next| digest.add(lane.promises.bound(next)));
         }
     }
     digest.add(&replica.started);
@@ -118,12 +125,11 @@ fn log(digest: &mut Digest, log: &LaneLog, ballots: bool, votes: bool) {
         digest.add(node);
         digest.encode(vote);
     }
-    digest.debug(&log.promises);
 }
 
 /// Nothing but votes is known of it.
 fn is_blank(log: &LaneLog) -> bool {
-    let blank = LaneLog::new(crate::ids::Idx(1), 0);
+    let blank = LaneLog::new(Idx(1), 0);
     log.entries.is_empty() && log.promised == blank.promised && log.range.is_none()
 }
 
@@ -143,3 +149,6 @@ fn disk(digest: &mut Digest, node: &Node) {
         }
     }
 }
+
+/// More than a lane gets here.
+const ENTRIES: u64 = 6;

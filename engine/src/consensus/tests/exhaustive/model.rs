@@ -12,13 +12,11 @@ use super::node::{Node, Sent, Step};
 use super::ring::{Ring, What};
 use super::table::{Key, Letter, NodeState, Number, Outcome, Seen, Table, slot};
 use crate::consensus::Input;
-use crate::ids::NodeId;
+use crate::ids::{Idx, LaneId, NodeId, Ts};
 
 pub struct Explored {
     pub ring: Ring,
     table: RwLock<Table>,
-    /// Promises are made in this ring.
-    promises: bool,
     /// Every message is delivered and none forgotten, to see that this shows nothing else.
     whole: bool,
     /// Which orders the nodes had executed side by side, in any state.
@@ -33,10 +31,15 @@ pub struct State {
     sent: Arc<[Letter]>,
     /// Of `sent`: the order does not matter.
     digest: u64,
+    /// Of each place in a lane the best promise that was sent, ascending.
+    promised: Arc<[Promised]>,
     /// What may happen yet: a bit of each of [`Ring::may`].
     left: u32,
     alarm: bool,
 }
+
+/// Nothing comes from the lane, after that entry, at or below that timestamp.
+pub type Promised = (LaneId, Idx, Ts);
 
 /// Something that changes the state.
 #[derive(Clone)]
@@ -64,14 +67,14 @@ impl fmt::Debug for Action {
 
 impl Hash for State {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        (self.nodes, self.digest, self.left, self.alarm).hash(hasher);
+        (self.nodes, self.digest, &self.promised, self.left, self.alarm).hash(hasher);
     }
 }
 
 impl PartialEq for State {
     fn eq(&self, other: &State) -> bool {
-        (self.nodes, self.digest, self.left, self.alarm)
-            == (other.nodes, other.digest, other.left, other.alarm)
+        (self.nodes, self.digest, &self.promised, self.left, self.alarm)
+            == (other.nodes, other.digest, &other.promised, other.left, other.alarm)
     }
 }
 
@@ -91,9 +94,30 @@ impl State {
         fresh.sort_unstable();
         fresh.dedup();
         fresh.iter().for_each(|&letter| self.digest ^= table.letter(letter).digest);
+        for closed in fresh.iter().filter_map(|&letter| table.letter(letter).closed) {
+            self.promise((closed.lane, closed.last, closed.ts));
+        }
         let mut sent = [&self.sent[..], &fresh].concat();
         sent.sort_unstable();
         self.sent = sent.into();
+    }
+
+    fn promise(&mut self, (lane, last, ts): Promised) {
+        let better = |known: &Promised| (known.0, known.1) == (lane, last) && known.2 >= ts;
+        if !self.promised.iter().any(better) {
+            let others = self.promised.iter().filter(|known| (known.0, known.1) != (lane, last));
+            let mut promised: Vec<Promised> = others.copied().chain([(lane, last, ts)]).collect();
+            promised.sort_unstable();
+            self.promised = promised.into();
+        }
+    }
+
+    /// It does not come again.
+    fn remove(&mut self, table: &Table, letter: Letter) {
+        if self.sent.contains(&letter) {
+            self.digest ^= table.letter(letter).digest;
+            self.sent = self.sent.iter().copied().filter(|&other| other != letter).collect();
+        }
     }
 
     /// Without what can do nothing any more, now that `node` has changed (`None`: several).
@@ -116,10 +140,8 @@ impl State {
 impl Explored {
     pub fn new(ring: Ring) -> Explored {
         assert!(usize::from(ring.nodes) <= NODES_MAX, "a state has room for so many");
-        let activates = ring.may.iter().any(|may| may.what == What::Command);
-        let promises = ring.owners.len() > 1 || activates;
         let outcomes = Mutex::default();
-        Explored { ring, table: RwLock::default(), promises, whole: false, outcomes }
+        Explored { ring, table: RwLock::default(), whole: false, outcomes }
     }
 
     pub fn whole(ring: Ring) -> Explored {
@@ -265,13 +287,9 @@ impl Explored {
     }
 
     fn promises_hold(&self, state: &State) -> bool {
-        if !self.promises {
-            return true;
-        }
         let table = self.table();
-        let mut closed =
-            state.sent.iter().filter_map(|&letter| table.letter(letter).closed.as_ref());
-        closed.all(|closed| self.live(state).all(|node| table.node(node).keeps(closed)))
+        let keeps = |promised| self.live(state).all(|node| table.node(node).keeps(promised));
+        state.promised.iter().copied().all(keeps)
     }
 }
 
@@ -286,6 +304,7 @@ impl Model for Explored {
             nodes: [0; NODES_MAX],
             sent: Arc::from([]),
             digest: 0,
+            promised: Arc::from([]),
             left: self.ring.all(),
             alarm: false,
         };
@@ -329,7 +348,7 @@ impl Model for Explored {
     }
 
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
-        let Action { node, used, outcome, .. } = action;
+        let Action { node, key, used, outcome, .. } = action;
         let mut state = last.clone();
         state.nodes[slot(node)] = outcome.node;
         state.left &= !used;
@@ -338,6 +357,11 @@ impl Model for Explored {
             self.retire(&mut state);
         }
         let table = self.table();
+        if let Number::Receive(letter) = key.deed
+            && table.letter(letter).once
+        {
+            state.remove(&table, letter);
+        }
         state.send(&table, &outcome.sent);
         if !self.whole {
             // With less that can happen to anybody, more may be dead at everybody.

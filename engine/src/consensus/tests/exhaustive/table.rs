@@ -10,10 +10,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::digest;
+use super::model::Promised;
 use super::node::{Deed, Node, Sent, Step};
 use super::ring::{Needs, Ring, What};
-use crate::consensus::EntryKind;
 use crate::consensus::message::Closed;
+use crate::consensus::{EntryKind, Message};
 use crate::ids::{LaneId, NodeId, Ts};
 
 /// Number of a node's state.
@@ -84,6 +85,8 @@ pub struct Seen {
 pub struct Posted {
     pub sent: Arc<Sent>,
     pub closed: Option<Closed>,
+    /// It makes another entry whenever it comes, so it comes once.
+    pub once: bool,
     pub digest: u64,
 }
 
@@ -141,7 +144,8 @@ impl Table {
                 let number = self.letters.len() as Letter;
                 place.insert(number);
                 let closed = sent.closed();
-                self.letters.push(Posted { sent: Arc::new(sent), closed, digest });
+                let once = matches!(sent.message, Message::Forward { .. });
+                self.letters.push(Posted { sent: Arc::new(sent), closed, once, digest });
                 number
             }
         }
@@ -254,16 +258,16 @@ impl Known {
     }
 
     /// Nothing was executed that the promise had excluded.
-    pub fn keeps(&self, closed: &Closed) -> bool {
-        self.places
-            .iter()
-            .all(|&(lane, idx, ts)| lane != closed.lane || idx <= closed.last.0 || ts > closed.ts)
+    pub fn keeps(&self, (lane, last, closed): Promised) -> bool {
+        let excluded =
+            |&(other, idx, ts): &(_, u64, Ts)| other == lane && idx > last.0 && ts <= closed;
+        !self.places.iter().any(excluded)
     }
 }
 
 /// All have measured each other before, and nothing changes about that.
 fn without_echo(mut sent: Sent) -> Sent {
-    if let crate::consensus::Message::Heartbeat(heartbeat) = &mut sent.message {
+    if let Message::Heartbeat(heartbeat) = &mut sent.message {
         heartbeat.echo = None;
     }
     sent

@@ -40,29 +40,28 @@ struct Findings {
 fn explore(name: &str, ring: Ring, limit: Duration) -> Findings {
     let begin = Instant::now();
     let broken = ring.mutation;
-    let checker = Explored::new(ring)
+    let checker = Explored::new(ring, limit)
         .checker()
         .threads(setting("FUSION_EXHAUSTIVE_THREADS").unwrap_or(1) as usize)
-        .timeout(limit)
         .finish_when(HasDiscoveries::AnyFailures);
     // Breadth first where a violation is expected: its path is short, and can be read.
     let checker: Box<dyn Explore> = match broken {
         Some(_) => Box::new(checker.spawn_bfs().join()),
         None => Box::new(checker.spawn_dfs().join()),
     };
-    // stateright calls a search done that ran out of time as well.
-    let complete = begin.elapsed() < limit;
-    checker.report(name, broken.is_some(), complete, begin.elapsed())
+    checker.report(name, broken.is_some(), begin.elapsed())
 }
 
 /// Both kinds of searches.
 trait Explore {
-    fn report(&self, name: &str, broken: bool, complete: bool, took: Duration) -> Findings;
+    fn report(&self, name: &str, broken: bool, took: Duration) -> Findings;
 }
 
 impl<C: Checker<Explored>> Explore for C {
-    fn report(&self, name: &str, broken: bool, complete: bool, took: Duration) -> Findings {
+    fn report(&self, name: &str, broken: bool, took: Duration) -> Findings {
         let found = self.discoveries();
+        // A violation ends the search as well.
+        let complete = self.model().is_complete();
         let among = |names: &[&'static str]| {
             names.iter().copied().filter(|name| found.contains_key(name)).collect::<Vec<_>>()
         };
@@ -172,7 +171,7 @@ fn comes() -> Ring {
 }
 
 fn check_complete(name: &str, ring: Ring, reached: &[&'static str]) {
-    let findings = explore(name, ring, Duration::from_secs(600));
+    let findings = explore(name, ring, MINUTES);
     let expected = Findings { violated: None, complete: true, reached: reached.to_vec() };
     assert_eq!(findings, expected, "{name}");
 }
@@ -193,10 +192,11 @@ fn check_outcomes(ring: Ring) {
     let outcomes = |it: Explored| {
         let checker = it.checker().spawn_dfs().join();
         println!("{} states", checker.unique_state_count());
+        assert!(checker.model().is_complete());
         checker.model().outcomes()
     };
-    let whole = outcomes(Explored::whole(ring.clone()));
-    assert_eq!(outcomes(Explored::new(ring)), whole);
+    let whole = outcomes(Explored::new(ring.clone(), MINUTES).whole());
+    assert_eq!(outcomes(Explored::new(ring, MINUTES)), whole);
     assert!(whole.len() > 3, "{whole:?}");
 }
 
@@ -216,3 +216,6 @@ fn large_configurations_are_safe() {
         }
     }
 }
+
+/// More than what is to be complete takes.
+const MINUTES: Duration = Duration::from_secs(1200);

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
 
 use stateright::{Model, Property};
 
@@ -19,6 +21,10 @@ pub struct Explored {
     table: RwLock<Table>,
     /// Every message is delivered and none forgotten, to see that this shows nothing else.
     whole: bool,
+    /// From then on nothing more is looked at.
+    until: Instant,
+    /// Something was not looked at.
+    cut: AtomicBool,
     /// Which orders the nodes had executed side by side, in any state.
     outcomes: Mutex<BTreeSet<Vec<u64>>>,
 }
@@ -138,14 +144,20 @@ impl State {
 }
 
 impl Explored {
-    pub fn new(ring: Ring) -> Explored {
+    pub fn new(ring: Ring, limit: Duration) -> Explored {
         assert!(usize::from(ring.nodes) <= NODES_MAX, "a state has room for so many");
         let outcomes = Mutex::default();
-        Explored { ring, table: RwLock::default(), whole: false, outcomes }
+        let (until, cut) = (Instant::now() + limit, AtomicBool::new(false));
+        Explored { ring, table: RwLock::default(), whole: false, until, cut, outcomes }
     }
 
-    pub fn whole(ring: Ring) -> Explored {
-        Explored { whole: true, ..Explored::new(ring) }
+    pub fn whole(self) -> Explored {
+        Explored { whole: true, ..self }
+    }
+
+    /// Every state was looked at.
+    pub fn is_complete(&self) -> bool {
+        !self.cut.load(Ordering::Relaxed)
     }
 
     pub fn outcomes(&self) -> BTreeSet<Vec<u64>> {
@@ -368,6 +380,15 @@ impl Model for Explored {
             state.forget(&self.ring, &table, (used == 0).then_some(node));
         }
         Some(state)
+    }
+
+    /// Not with stateright's own time limit: a single thread does not look at it.
+    fn within_boundary(&self, _: &State) -> bool {
+        let within = Instant::now() < self.until;
+        if !within {
+            self.cut.store(true, Ordering::Relaxed);
+        }
+        within
     }
 
     fn properties(&self) -> Vec<Property<Explored>> {

@@ -486,10 +486,10 @@ impl Filesystem for Adapter {
             Ok(both) => both,
             Err(e) => return reply.error(errno(&e)),
         };
-        let exclusive = flags & libc::O_EXCL != 0;
+        let how = (flags & libc::O_EXCL != 0, writes(flags));
         let (caller, reply) = self.kernel.calls.open(req, reply, ReplyCreate::error);
         let done = self.created(entry, new.ino, reply);
-        self.fs().create(caller, new, exclusive, done);
+        self.fs().create(caller, new, how, done);
     }
 
     fn tmpfile(

@@ -33,7 +33,7 @@ impl Fs {
     }
 
     /// open(2) with `O_CREAT` of a name that the kernel takes for absent: makes the file and
-    /// opens it for reading and writing, in one agreement.
+    /// opens it, in one agreement.
     ///
     /// When the name was made elsewhere meanwhile, that is an error even without `O_EXCL`: a
     /// file that the kernel has not looked up has had no permission check. It then looks
@@ -42,12 +42,12 @@ impl Fs {
         self: &Arc<Self>,
         caller: Caller,
         new: NewInode,
-        exclusive: bool,
+        (exclusive, write): (bool, bool),
         done: FsDone<Handle>,
     ) {
         let (fs, ino, opener) = (Arc::clone(self), new.ino, caller.clone());
         let made: FsDone<()> = Box::new(move |result| match result {
-            Ok(()) => fs.open(opener, ino, true, done),
+            Ok(()) => fs.open(opener, ino, write, done),
             Err(FsError::Refused(Refusal::Exists)) if !exclusive => done(Err(FsError::Overtaken)),
             Err(e) => done(Err(e)),
         });

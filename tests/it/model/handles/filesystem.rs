@@ -124,6 +124,7 @@ pub trait Filesystem {
         at: (Self::Node, &str),
         mode: u32,
         umask: u32,
+        write: bool,
     ) -> Result<(Self::Node, Self::Handle)>;
     fn create_unnamed(
         &mut self,

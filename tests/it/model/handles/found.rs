@@ -34,3 +34,9 @@ fn a_directory_that_goes_is_changed_by_that() {
     check(&[(0, mkdir("b")), (0, mkdir("c")), (0, open(0, "c", libc::O_RDONLY)), (0, rename())]);
     check(&[(0, mkdir("c")), (0, open(0, "c", libc::O_RDONLY)), (0, rmdir())]);
 }
+
+#[test]
+fn a_file_made_for_reading_is_not_taken_for_one_being_written() {
+    let nobody = Call::Chown { object: Object::Slot(1), uid: None, gid: None, elsewhere: false };
+    check(&[(0, open(1, "c", CREATE)), (0, nobody)]);
+}

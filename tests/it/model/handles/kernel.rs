@@ -432,7 +432,8 @@ impl<F: Filesystem> Kernel<F> {
                 return Err(libc::ENOENT);
             }
             self.may_make(who, &found)?;
-            let (node, handle) = self.fs.create(who, (found.parent, &found.name), mode, umask)?;
+            let at = (found.parent, &*found.name);
+            let (node, handle) = self.fs.create(who, at, mode, umask, writes)?;
             (file.node, file.handle) = (node, Some(handle));
             return Ok(file);
         };

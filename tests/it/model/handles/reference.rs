@@ -358,6 +358,7 @@ impl Filesystem for Reference {
         at: (usize, &str),
         mode: u32,
         umask: u32,
+        _: bool,
     ) -> Result<(usize, usize)> {
         let node = self.add_in(who, at.0, Kind::File(Vec::new()), mode & !umask);
         self.name(at, node);

@@ -310,10 +310,12 @@ impl Filesystem for Volume<'_> {
         at: (Ino, &str),
         mode: u32,
         umask: u32,
+        write: bool,
     ) -> Result<(Ino, Handle)> {
         let new = self.new_inode(at, mode, umask);
         let ino = new.ino;
-        let handle = self.call(who, |fs, caller, done| fs.create(caller, new, false, done))?;
+        let handle =
+            self.call(who, |fs, caller, done| fs.create(caller, new, (false, write), done))?;
         Ok((ino, handle))
     }
 

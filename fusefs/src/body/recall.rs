@@ -82,7 +82,9 @@ impl BodyService {
         for body in self.table.all() {
             let Some(state) = body.loaded() else { continue };
             let wanted = body.ino == ino || state.writers == 0 || state.size() <= OPEN_BYTES_MAX;
-            if let (true, false, Some(newest)) = (wanted, state.gone, state.newest_layer()) {
+            // What has no name is not published, however long anybody waits.
+            let wanted = wanted && state.is_published();
+            if let (true, Some(newest)) = (wanted, state.newest_layer()) {
                 drop(state);
                 written.push((body, newest));
             }
@@ -107,8 +109,9 @@ impl BodyService {
             let settled = body.settled.notified();
             tokio::pin!(settled);
             settled.as_mut().enable();
-            let is_there =
-                body.loaded().is_none_or(|state| state.gone || !state.has_layer_upto(newest));
+            let is_there = body
+                .loaded()
+                .is_none_or(|state| !state.is_published() || !state.has_layer_upto(newest));
             if is_there {
                 return;
             }

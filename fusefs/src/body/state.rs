@@ -358,7 +358,7 @@ impl State {
     /// The newest layer, if it is not proposed yet.
     pub fn unproposed(&self) -> Option<LayerId> {
         match &self.top {
-            _ if self.gone => None,
+            _ if !self.is_published() => None,
             Some(top) => Some(top.layer.id()),
             None => self.first_unproposed(),
         }
@@ -375,11 +375,11 @@ impl State {
     /// The oldest layer that is not proposed yet.
     pub fn first_unproposed(&self) -> Option<LayerId> {
         let top = self.top.as_ref().map(|top| top.layer.id());
-        self.first_unproposed_below_top().or(top.filter(|_| !self.gone))
+        self.first_unproposed_below_top().or(top.filter(|_| self.is_published()))
     }
 
     fn first_unproposed_below_top(&self) -> Option<LayerId> {
-        let sealing = self.sealing.as_ref().filter(|_| !self.gone)?;
+        let sealing = self.sealing.as_ref().filter(|_| self.is_published())?;
         (!sealing.step.may_be_agreed()).then(|| sealing.frozen.layer.id())
     }
 

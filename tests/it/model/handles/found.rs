@@ -1,6 +1,6 @@
 //! Sequences that once gave another answer than the model, as small as they could be made.
 
-use super::call::{Call, Object};
+use super::call::{Call, Family, Mode, Object};
 use super::volume::Node;
 
 const CREATE: i32 = libc::O_CREAT | libc::O_RDONLY;
@@ -39,4 +39,24 @@ fn a_directory_that_goes_is_changed_by_that() {
 fn a_file_made_for_reading_is_not_taken_for_one_being_written() {
     let nobody = Call::Chown { object: Object::Slot(1), uid: None, gid: None, elsewhere: false };
     check(&[(0, open(1, "c", CREATE)), (0, nobody)]);
+}
+
+#[test]
+fn a_lock_is_given_up_beside_a_written_file_without_a_name() {
+    let unnamed =
+        Call::OpenUnnamed { slot: 0, path: "d".to_owned(), exclusive: false, mode: 0o600 };
+    let lock = |mode| {
+        let (slot, family, wait) = (0, Family::Posix, false);
+        Call::Lock { slot, family, mode, start: 0, len: 1, wait }
+    };
+    check(&[
+        (0, mkdir("d")),
+        (0, open(0, "f", libc::O_CREAT | libc::O_RDWR)),
+        // The locks are agreed: another node asks for them.
+        (0, lock(Some(Mode::Exclusive))),
+        (0, Call::UseLocks { slot: 0 }),
+        (1, unnamed),
+        (1, Call::Write { slot: 0, len: 4093, fill: 1 }),
+        (0, lock(None)),
+    ]);
 }

@@ -94,7 +94,8 @@ impl Node {
             runtime: runtime.handle().clone(),
             // Sealed by age as fast as it goes, so that changes meet seals everywhere.
             seal_age: Duration::from_millis(1),
-            fetch_timeout: PATIENCE,
+            // What only ends by this has failed.
+            fetch_timeout: 2 * PATIENCE,
             op_timeout: PATIENCE,
         })
         .expect("the bodies start");

@@ -41,10 +41,26 @@ fn a_file_made_for_reading_is_not_taken_for_one_being_written() {
     check(&[(0, open(1, "c", CREATE)), (0, nobody)]);
 }
 
+/// What waits until all that was written and closed is on its way must not wait for that.
+#[test]
+fn a_directory_goes_beside_a_written_file_without_a_name() {
+    check(&[
+        (0, mkdir("d")),
+        (0, mkdir("e")),
+        (1, open_unnamed()),
+        (1, Call::Dup { slot: 0, to: 1 }),
+        (1, Call::Write { slot: 0, len: 4093, fill: 1 }),
+        (1, Call::Close { slot: 1 }),
+        (0, Call::Rmdir { path: "e".to_owned(), elsewhere: false }),
+    ]);
+}
+
+fn open_unnamed() -> Call {
+    Call::OpenUnnamed { slot: 0, path: "d".to_owned(), exclusive: false, mode: 0o600 }
+}
+
 #[test]
 fn a_lock_is_given_up_beside_a_written_file_without_a_name() {
-    let unnamed =
-        Call::OpenUnnamed { slot: 0, path: "d".to_owned(), exclusive: false, mode: 0o600 };
     let lock = |mode| {
         let (slot, family, wait) = (0, Family::Posix, false);
         Call::Lock { slot, family, mode, start: 0, len: 1, wait }
@@ -55,7 +71,7 @@ fn a_lock_is_given_up_beside_a_written_file_without_a_name() {
         // The locks are agreed: another node asks for them.
         (0, lock(Some(Mode::Exclusive))),
         (0, Call::UseLocks { slot: 0 }),
-        (1, unnamed),
+        (1, open_unnamed()),
         (1, Call::Write { slot: 0, len: 4093, fill: 1 }),
         (0, lock(None)),
     ]);

@@ -13,11 +13,11 @@ fn rings_with_faults_keep_every_invariant() {
     assert!(report.totals.crashes > 100, "faults did not happen: {report}");
 }
 
-/// Seeds that nobody has run before, for FUSION_SIM_SECONDS (60 if not given).
+/// Seeds that nobody has run before, for FUSION_SIM_SECONDS (120 if not given).
 #[test]
 fn fresh_seeds_keep_every_invariant() {
     let given = std::env::var("FUSION_SIM_SECONDS").ok();
-    let seconds = given.map_or(60, |text| text.parse().expect("FUSION_SIM_SECONDS is a number"));
+    let seconds = given.map_or(120, |text| text.parse().expect("FUSION_SIM_SECONDS is a number"));
     let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
     let first = since.as_secs() * 1000;
     let begin = Instant::now();

@@ -17,6 +17,7 @@ use engine::namespace::{MemoryTables, Overlay, View, VolumeParams, apply, genesi
 use engine::outcome::Outcome;
 use engine::time::Timestamp;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use compare::{compare_outcome, compare_tree};
 use operation::{Operation, operation};
@@ -47,6 +48,22 @@ proptest! {
             }
         }
         namespace.check_replay_in_batches();
+    }
+}
+
+/// `cases` sequences, more or fewer as `PROPTEST_CASES` (256) says: the same each time, so that a
+/// change is judged by what the one before was, unless `PROPTEST_RNG_SEED` chooses others.
+fn repeatable(cases: u32, shrinks_max: u32) -> ProptestConfig {
+    let defaults = ProptestConfig::default();
+    ProptestConfig {
+        cases: (cases * defaults.cases).div_ceil(256),
+        rng_seed: match defaults.rng_seed {
+            RngSeed::Random => RngSeed::Fixed(1),
+            given => given,
+        },
+        max_shrink_iters: shrinks_max,
+        failure_persistence: None,
+        ..defaults
     }
 }
 

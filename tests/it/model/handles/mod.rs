@@ -16,8 +16,9 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
+use proptest::test_runner::{TestCaseError, TestRunner};
 
+use super::repeatable;
 use call::{Call, PROCESSES, SLOTS, calls};
 use filesystem::{Filesystem, Time};
 use kernel::{Answer, Kernel};
@@ -50,21 +51,8 @@ impl Drop for TellIfPanicking<'_> {
     }
 }
 
-fn config(cases: u32) -> Config {
-    let defaults = Config::default();
-    Config {
-        // 256 unless PROPTEST_CASES says otherwise.
-        cases: (cases * defaults.cases).div_ceil(256),
-        // A change is judged by the same sequences each time.
-        rng_seed: match defaults.rng_seed {
-            RngSeed::Random => RngSeed::Fixed(1),
-            given => given,
-        },
-        max_shrink_iters: 4_000,
-        failure_persistence: None,
-        ..Config::default()
-    }
-}
+/// A failure is made smaller by so many attempts at most.
+const SHRINKS_MAX: u32 = 4_000;
 
 #[test]
 fn open_files_answer_as_the_posix_model() {
@@ -72,7 +60,7 @@ fn open_files_answer_as_the_posix_model() {
     // A node on which a sequence failed is in no state for another one.
     let sound = Cell::new(None);
     let (sequences, calls) = (Cell::new(0), Cell::new(0));
-    let result = TestRunner::new(config(2000)).run(&steps, |steps| {
+    let result = TestRunner::new(repeatable(2000, SHRINKS_MAX)).run(&steps, |steps| {
         let _tell = TellIfPanicking(&steps);
         let node = sound.take().unwrap_or_else(Node::start);
         calls.set(calls.get() + run(&node, &steps.0)?);

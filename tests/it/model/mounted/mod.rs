@@ -12,10 +12,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
+use proptest::test_runner::{TestCaseError, TestRunner};
 use tests::cluster::{Cluster, Wishes};
 use tests::wait::wait_for_ok;
 
+use super::repeatable;
 use call::{Call, SLOTS, call};
 use process::{Answer, Process};
 
@@ -30,21 +31,8 @@ fn bursts(zones: usize) -> impl Strategy<Value = Vec<Burst>> {
     prop::collection::vec(burst, 1..14)
 }
 
-fn config(cases: u32) -> Config {
-    let defaults = Config::default();
-    Config {
-        // 256 unless PROPTEST_CASES says otherwise.
-        cases: (cases * defaults.cases).div_ceil(256),
-        // A change is judged by the same sequences each time.
-        rng_seed: match defaults.rng_seed {
-            RngSeed::Random => RngSeed::Fixed(1),
-            given => given,
-        },
-        max_shrink_iters: 400,
-        failure_persistence: None,
-        ..Config::default()
-    }
-}
+/// A failure is made smaller by so many attempts at most.
+const SHRINKS_MAX: u32 = 400;
 
 #[test]
 fn a_mount_answers_as_a_local_filesystem() {
@@ -55,7 +43,8 @@ fn a_mount_answers_as_a_local_filesystem() {
         return;
     };
     let mounts = [cluster.mount("z1")];
-    let result = TestRunner::new(config(60)).run(&bursts(1), |bursts| run(&mounts, &bursts));
+    let result = TestRunner::new(repeatable(60, SHRINKS_MAX))
+        .run(&bursts(1), |bursts| run(&mounts, &bursts));
     result.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
@@ -66,7 +55,8 @@ fn two_zones_in_turns_answer_as_one_local_filesystem() {
     }
     let Some(cluster) = Cluster::start() else { return };
     let mounts = ["z1", "z2"].map(|zone| cluster.mount(zone));
-    let result = TestRunner::new(config(20)).run(&bursts(2), |bursts| run(&mounts, &bursts));
+    let result = TestRunner::new(repeatable(20, SHRINKS_MAX))
+        .run(&bursts(2), |bursts| run(&mounts, &bursts));
     result.unwrap_or_else(|failure| panic!("{failure}"));
     cluster.wait_for_equal_state();
 }

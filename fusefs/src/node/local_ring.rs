@@ -34,6 +34,7 @@ pub struct LocalRing {
 
 /// Sealing a large file takes its holder a while; the caller asks again after that.
 const RECALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Whoever recalls asks again at once when it was in vain: not all the time.
 const RECALL_PAUSE: Duration = Duration::from_millis(500);
 
 /// Tables of a store that has stopped: each read says why.
@@ -130,25 +131,25 @@ impl Ring for LocalRing {
     }
 
     fn recall(&self, holder: NodeId, ino: Ino, done: Done<(), ProposeError>) {
-        self.ask_to_give(holder, Ask::Recall { ino }, done);
+        self.ask_to_give(holder, Ask::Recall { ino }, RECALL_PAUSE, done);
     }
 
     fn ask_locks(&self, keeper: NodeId, ino: Ino, done: Done<(), ProposeError>) {
-        self.ask_to_give(keeper, Ask::ShareLocks { ino }, done);
+        self.ask_to_give(keeper, Ask::ShareLocks { ino }, Duration::ZERO, done);
     }
 }
 
 impl LocalRing {
-    /// Asks `holder` to give something up by an agreement, and waits until that shows here.
-    fn ask_to_give(&self, holder: NodeId, ask: Ask, done: Done<(), ProposeError>) {
+    /// Asks `holder` to give something up by an agreement, and waits until that shows here; for
+    /// `pause`, if it is not there or cannot now.
+    fn ask_to_give(&self, holder: NodeId, ask: Ask, pause: Duration, done: Done<(), ProposeError>) {
         let wire = self.wire.clone();
         let mut applied = self.pulse.watch_applied();
         let request = Request::new(self.volume, self.pulse.applied(), ask);
         self.runtime.spawn(async move {
             let asked = async {
                 let Ok(Response::At(gsn)) = wire.call(holder, request).await else {
-                    // It is not there, or cannot now. The caller asks again, not all the time.
-                    tokio::time::sleep(RECALL_PAUSE).await;
+                    tokio::time::sleep(pause).await;
                     return false;
                 };
                 // It shows here before the caller tries again.

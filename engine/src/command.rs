@@ -485,6 +485,20 @@ pub enum Op {
         #[n(2)]
         draining: Option<bool>,
     },
+    /// Frees what a node has of a file, its write token and its locks, if the node's lease has
+    /// ended: if nothing of it was agreed since the origin saw the command `seq` of `boot` and
+    /// then waited for longer than a lease lasts (docs/design/0003-leases.md).
+    #[n(36)]
+    Expire {
+        #[n(0)]
+        ino: Ino,
+        #[n(1)]
+        node: NodeId,
+        #[n(2)]
+        boot: u64,
+        #[n(3)]
+        seq: u64,
+    },
 }
 
 /// The lock that an owner of a command's origin wants.

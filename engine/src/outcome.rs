@@ -136,4 +136,8 @@ pub enum Refusal {
     #[n(25)]
     #[error("the node drains: it changes nothing any more")]
     Draining,
+    /// Something of the node was agreed meanwhile.
+    #[n(26)]
+    #[error("node {0} has been heard of")]
+    HeardOf(#[n(0)] NodeId),
 }

@@ -1,6 +1,6 @@
 //! Applies one agreed command.
 
-use super::dedup;
+use super::dedup::{self, Origin};
 use super::inode::Inode;
 use super::state::State;
 use super::tables::{Overlay, Tables, TablesError};
@@ -65,6 +65,10 @@ pub enum Touched {
     LockDenied { ino: Ino, owner: LockOwner, ticket: u64 },
     /// The file left the tables while it was locked; `locks` is how. [`Touched::Gone`] follows.
     LocksGone { ino: Ino, locks: FileLocks },
+    /// What a start of a node had of a file was freed without it, because its lease had ended;
+    /// `waited` are its requests for locks that waited, by owner and ticket.
+    /// [`Touched::Content`] follows if it had the write token.
+    Expired { ino: Ino, node: NodeId, boot: u64, waited: Vec<(LockOwner, u64)> },
     /// An inode counts for another quota (`Ino(0)` = none), or for other bytes.
     Counted { ino: Ino, quota: Ino, bytes: u64 },
     /// A quota came, changed its limits, state or place, or went.
@@ -181,6 +185,13 @@ fn run_op<T: Tables>(state: &mut State<'_, T>, command: &Command) -> Result<Outc
         Op::SetMember { node, role, draining } => {
             super::member::set_member(state, *node, *role, *draining)
         }
+        Op::Expire { ino, node, boot, seq } => super::lease::expire(
+            state,
+            command,
+            *ino,
+            *node,
+            Origin { boot: *boot, last_seq: *seq },
+        ),
     }
 }
 

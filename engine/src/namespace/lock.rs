@@ -229,6 +229,23 @@ pub(super) fn drop_starts<T: Tables>(
     Ok(Outcome::Done)
 }
 
+/// Gives up what `node` holds and keeps of a file. Gives its requests that waited, which are
+/// given up too.
+pub(super) fn expire<T: Tables>(
+    state: &mut State<'_, T>,
+    ino: Ino,
+    node: NodeId,
+) -> Result<Vec<(LockOwner, u64)>, TablesError> {
+    let before = row(state, ino)?;
+    let mut after = before.clone();
+    drop_locks(&mut after, |of, _| of == node);
+    if after != before {
+        store(state, ino, &before, after)?;
+    }
+    let own = before.locks.waiting().iter().filter(|waiter| waiter.lock.owner.node == node);
+    Ok(own.map(|waiter| (waiter.lock.owner, waiter.ticket)).collect())
+}
+
 /// Locks count only while their node is a member.
 fn forget_strangers<T: Tables>(
     state: &mut State<'_, T>,

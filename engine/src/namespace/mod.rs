@@ -59,6 +59,7 @@ mod genesis;
 mod inode;
 mod join_token;
 pub(crate) mod keys;
+mod lease;
 mod link;
 mod lock;
 mod make;

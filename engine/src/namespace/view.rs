@@ -75,11 +75,22 @@ impl<T: Tables> View<T> {
         let Some(parent) = self.parent(child)?.filter(|_| child != Ino::ROOT) else {
             return Ok(None);
         };
+        Ok(self.name_within(parent, child)?.map(|name| (parent, name)))
+    }
+
+    /// A name of a file in the directory where it got its newest one; `None` if it has no name
+    /// there any more. Costs a scan of that directory.
+    pub fn name_of_file(&self, child: Ino) -> Result<Option<(Ino, Name)>, TablesError> {
+        let Some(home) = self.inode(child)?.map(|inode| inode.home) else { return Ok(None) };
+        Ok(self.name_within(home, child)?.map(|name| (home, name)))
+    }
+
+    fn name_within(&self, directory: Ino, child: Ino) -> Result<Option<Name>, TablesError> {
         let mut found = Ok(None);
-        self.0.scan(&keys::cookies(parent), &[], &mut |key, value| {
+        self.0.scan(&keys::cookies(directory), &[], &mut |key, value| {
             match DirEntry::decode(key, value) {
                 Ok(entry) if entry.ino != child => return true,
-                Ok(entry) => found = Ok(Some((parent, entry.name))),
+                Ok(entry) => found = Ok(Some(entry.name)),
                 Err(error) => found = Err(error),
             }
             false

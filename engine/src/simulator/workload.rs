@@ -66,6 +66,10 @@ fn lock_op(random: &mut Random, ino: Ino, id: OpId) -> Op {
         4 | 5 => Op::Unlock { ino, owner, kind, range },
         6 => Op::KeepLocks { ino },
         _ if random.percent(50) => Op::ShareLocks { ino, locks: FileLocks::default(), asked: true },
+        _ if random.percent(50) => {
+            let node = NodeId(1 + random.below(5) as u16);
+            Op::Expire { ino, node, boot: id.boot, seq: id.seq.saturating_sub(random.below(3)) }
+        }
         _ => Op::DropLocks { node: id.origin, boot: id.boot },
     }
 }

@@ -419,6 +419,10 @@ impl Bodies for BodyService {
         self.release_body(handle);
     }
 
+    fn revoke(&self, handle: Handle) {
+        self.table.revoke(handle);
+    }
+
     fn publish_written(&self, ino: Ino, done: Done<(), BodyError>) {
         self.arc().publish_until_now(ino, done);
     }

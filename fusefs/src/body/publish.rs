@@ -222,6 +222,21 @@ impl BodyService {
         }
     }
 
+    /// The file is others', because this node was silent for longer than its lease.
+    fn expired(&self, ino: Ino) {
+        let Some(body) = self.table.find(ino) else { return };
+        let agreed = match self.ring.view().inode(ino) {
+            Ok(inode) => inode.map_or(Version(u64::MAX), |inode| inode.version),
+            Err(error) => return tracing::error!(%error, "tables cannot be read"),
+        };
+        let Some(mut state) = body.loaded() else { return };
+        state.expire(agreed);
+        if state.expired {
+            tracing::warn!(%ino, "what was written here came too late: the lease had ended");
+            self.queue.add(ino, Instant::now());
+        }
+    }
+
     fn gone(&self, ino: Ino, last: &Inode) {
         let Some(body) = self.table.find(ino) else { return };
         let is_open = {
@@ -287,6 +302,7 @@ impl OnApplied for BodyService {
                         state.token = Token::Unknown;
                     }
                 }
+                Touched::Expired { ino, node, .. } if *node == self.ring.me() => self.expired(*ino),
                 Touched::Members => self.members_changed(),
                 Touched::Entry { .. }
                 | Touched::Attr { .. }
@@ -295,6 +311,7 @@ impl OnApplied for BodyService {
                 | Touched::LockGranted { .. }
                 | Touched::LockDenied { .. }
                 | Touched::LocksGone { .. }
+                | Touched::Expired { .. }
                 | Touched::XattrsGone { .. }
                 | Touched::Counted { .. }
                 | Touched::Quota { .. }

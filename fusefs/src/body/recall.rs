@@ -64,6 +64,12 @@ impl BodyService {
         });
     }
 
+    /// Whether this node has to keep its lease: see [`needs_lease`](super::state::State::needs_lease).
+    pub fn needs_lease(&self) -> bool {
+        let needs = |body: &Arc<OpenBody>| body.loaded().is_some_and(|state| state.needs_lease());
+        self.table.all().iter().any(needs)
+    }
+
     async fn hand_over(self: &Arc<Self>, body: &Arc<OpenBody>) -> Result<Gsn, BodyError> {
         let me = self.ring.me();
         if self.ring.view().token_holder(body.ino).map_err(tables)? != Some(me) {

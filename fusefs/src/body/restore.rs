@@ -62,9 +62,13 @@ impl BodyService {
                 && sealed.as_ref().is_some_and(|sealed| sealed.body == inode.body);
             let is_lowest = state.is_none();
             let over_outlived = matches!(record.below, BelowRecord::Layer(_)) && is_lowest;
-            if is_agreed
-                || is_outlived(record.base, inode.version, inode.holder, me) && !over_outlived
-            {
+            // A newer version of the same bytes: the lease ended, or somebody cut the file.
+            let is_replaced = !matches!(&record.below, BelowRecord::Content(below)
+                if Content::from(below.clone()).body == inode.body);
+            let is_outlived = is_replaced
+                && is_outlived(record.base, inode.version, inode.holder, me)
+                && !over_outlived;
+            if is_agreed || is_outlived {
                 self.forget_record(ino, id)?;
                 continue;
             }

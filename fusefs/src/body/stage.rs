@@ -321,19 +321,26 @@ impl BodyService {
     }
 
     /// # Errors
-    /// [`BodyError::NeedsToken`] unless this node may write the file now.
+    /// [`BodyError::NeedsToken`] or [`BodyError::NeedsLease`] unless this node may write the file
+    /// now; [`BodyError::Expired`] while what it wrote before is put aside.
     pub(super) fn check_token(&self, ino: Ino, state: &mut State) -> Result<(), BodyError> {
-        if state.gone || state.token == Token::Here {
+        if state.gone {
             return Ok(());
+        }
+        if state.expired && state.is_staged() {
+            return Err(BodyError::Expired);
         }
         if state.token == Token::Unknown {
             let holder = self.ring.view().token_holder(ino);
             if holder.map_err(tables)? == Some(self.ring.me()) {
                 state.token = Token::Here;
-                return Ok(());
             }
         }
-        Err(BodyError::NeedsToken(ino))
+        match state.token {
+            Token::Here if self.ring.has_lease() => Ok(()),
+            Token::Here => Err(BodyError::NeedsLease(ino)),
+            Token::Unknown | Token::Recalled => Err(BodyError::NeedsToken(ino)),
+        }
     }
 }
 

@@ -40,6 +40,9 @@ pub struct State {
     pub gone: bool,
     /// It has had no name yet: nothing of it is published before it gets one.
     pub unnamed: bool,
+    /// What is staged was written before this node's lease ended and others were given the file:
+    /// it becomes a conflict record. Until then nothing is written.
+    pub expired: bool,
     /// An error of background work, to be told once.
     pub failed: Option<BodyError>,
     /// The last layer that was taken back: refused by the order, or not to be believed.
@@ -181,6 +184,7 @@ impl State {
             writers: 0,
             gone: false,
             unnamed: false,
+            expired: false,
             failed: None,
             given_up: None,
             last_seal: None,
@@ -294,6 +298,7 @@ impl State {
     /// The layer to change, made if there is none; `time` becomes its times.
     pub fn top(&mut self, time: Timestamp) -> &mut Top {
         if self.top.is_none() {
+            self.expired &= self.sealing.is_some();
             let below = self.below();
             let (id, memory) = (self.stages.next_id(), &self.stages.memory);
             self.top = Some(Top {
@@ -436,6 +441,8 @@ impl State {
         }
         if !self.is_staged() {
             self.base = agreed;
+        } else if self.expired {
+            // Its publish is refused, whatever the others made of the file meanwhile.
         } else if agreed.content.body == self.base.content.body
             || inode.writer == Some(me) && agreed.content.body == Body::Empty
         {
@@ -452,6 +459,32 @@ impl State {
         // Otherwise another node published over our stage: its publish will be refused, and
         // what was written here becomes a conflict record.
         None
+    }
+
+    /// This node's lease has ended, and the file is others'. What is staged is based on a version
+    /// before `agreed`, the file's own.
+    pub fn expire(&mut self, agreed: Version) {
+        if self.token == Token::Here {
+            self.token = Token::Unknown;
+        }
+        if !self.is_staged() || self.gone {
+            return;
+        }
+        self.expired = true;
+        self.failed = Some(BodyError::Expired);
+        // A look at the tables may have been ahead of the news.
+        let before = Version(agreed.0.saturating_sub(1));
+        self.base.version = self.base.version.min(before);
+        if let Some(sealing) = &mut self.sealing {
+            sealing.rebase = false;
+            sealing.base = sealing.base.min(before);
+        }
+    }
+
+    /// Whether others must wait for this node because of the file: something may be written here,
+    /// or is not agreed yet.
+    pub fn needs_lease(&self) -> bool {
+        self.is_published() && (self.writers > 0 || self.is_staged())
     }
 
     /// The version on its way cannot be agreed any more: its content stays below what was
@@ -573,6 +606,29 @@ mod tests {
         assert!(state.agreed(&inode(4, &inline(b"theirs")), NodeId(1)).is_none());
         assert_eq!(read(&state), b"mine");
         assert_eq!(state.base.version, Version(1), "so that the publish is refused");
+    }
+
+    #[test]
+    fn what_was_written_before_the_lease_ended_never_becomes_the_file() {
+        let mut state = staged(b"mine");
+        state.expire(Version(4));
+        // As Expire leaves it: the same bytes under a newer version.
+        assert!(state.agreed(&inode(4, &inline(b"old")), NodeId(1)).is_none());
+        state.base.version = Version(4);
+        state.expire(Version(4));
+        assert_eq!(state.base.version, Version(3), "its publish is refused in any case");
+        state.base.version = Version(1);
+        assert_eq!(read(&state), b"mine");
+        let Some(Task::Seal(frozen)) = state.next_task() else { panic!("there is a top layer") };
+        let sealing = state.sealing_of(frozen.layer.id()).expect("on its way");
+        assert_eq!((sealing.base, sealing.rebase), (Version(1), false));
+        // What is written afterwards is the next holder's affair again.
+        state.give_up_sealing();
+        state.base = Base { version: Version(4), content: inline(b"old"), ..Base::default() };
+        state.top(time(9)).layer.write_memory(0, b"new");
+        assert!(!state.expired);
+        assert!(state.agreed(&inode(5, &inline(b"old")), NodeId(1)).is_none());
+        assert_eq!(state.base.version, Version(5), "a change of size may come in between");
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Table {
 pub struct OpenHandle {
     pub body: Arc<OpenBody>,
     pub write: bool,
+    /// Its process relied on a lock that is another's now.
+    pub revoked: bool,
 }
 
 impl OpenBody {
@@ -123,12 +125,22 @@ impl Table {
 
     pub fn add_handle(&self, body: Arc<OpenBody>, write: bool) -> Handle {
         let handle = self.last_handle.fetch_add(1, Ordering::Relaxed) + 1;
-        self.handles.lock().insert(handle, OpenHandle { body, write });
+        self.handles.lock().insert(handle, OpenHandle { body, write, revoked: false });
         Handle(handle)
     }
 
+    /// # Errors
+    /// [`BodyError::BadHandle`] for one that is not open, [`BodyError::Expired`] after
+    /// [`Self::revoke`].
     pub fn handle(&self, handle: Handle) -> Result<OpenHandle, BodyError> {
-        self.handles.lock().get(&handle.0).cloned().ok_or(BodyError::BadHandle)
+        let open = self.handles.lock().get(&handle.0).cloned().ok_or(BodyError::BadHandle)?;
+        if open.revoked { Err(BodyError::Expired) } else { Ok(open) }
+    }
+
+    pub fn revoke(&self, handle: Handle) {
+        if let Some(open) = self.handles.lock().get_mut(&handle.0) {
+            open.revoked = true;
+        }
     }
 
     pub fn remove_handle(&self, handle: Handle) -> Option<OpenHandle> {

@@ -7,8 +7,9 @@ use crate::admin::control::ControlError;
 
 #[derive(Args)]
 #[command(after_help = "Example:\n  fusion conflicts\n\n\
-    A version is refused when another one was agreed first. Its bytes are kept at the place\n\
-    that is shown, until you have looked and removed them. Exit code 3: there are some.")]
+    A version is refused when another one was agreed first, or when this node was silent for\n\
+    so long that others were given the file. Its bytes are kept at the place that is shown,\n\
+    until you have looked and removed them. Exit code 3: there are some.")]
 pub struct ConflictsArgs {}
 
 impl ConflictsArgs {

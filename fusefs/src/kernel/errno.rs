@@ -68,7 +68,7 @@ fn named(refusal: &Refusal) -> (Errno, &'static str) {
         Refusal::AttributeTooLarge => named!(ENOSPC),
         Refusal::FileTooLarge => named!(EFBIG),
         // These are answered inside the daemon; should one get here, the caller may retry.
-        Refusal::Superseded(_) | Refusal::TokenHeld(_) => named!(EAGAIN),
+        Refusal::Superseded(_) | Refusal::TokenHeld(_) | Refusal::HeardOf(_) => named!(EAGAIN),
         // Not for callers of the mount: our bug if they see it.
         Refusal::IdInUse | Refusal::BadJoinToken | Refusal::OldBoot => named!(EIO),
         Refusal::NoSpace => named!(ENOSPC),
@@ -88,7 +88,9 @@ fn named(refusal: &Refusal) -> (Errno, &'static str) {
 fn of_body(error: &BodyError) -> Errno {
     match error {
         // The token is taken and the call repeated, as long as patience lasts.
-        BodyError::NeedsToken(_) => Errno::ETIMEDOUT,
+        BodyError::NeedsToken(_) | BodyError::NeedsLease(_) => Errno::ETIMEDOUT,
+        // As for locks that NFS lost.
+        BodyError::Expired => Errno::EIO,
         // docs/SEMANTICS.md: never ENODATA or EHOSTUNREACH for bytes that have not arrived.
         BodyError::Unreachable { .. } => Errno::EIO,
         // Room is reserved and the call repeated, as long as patience lasts.

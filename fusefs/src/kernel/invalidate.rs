@@ -184,6 +184,7 @@ impl Invalidator {
                 | Touched::LockGranted { .. }
                 | Touched::LockDenied { .. }
                 | Touched::LocksGone { .. }
+                | Touched::Expired { .. }
                 | Touched::XattrsGone { .. }
                 | Touched::Counted { .. }
                 | Touched::Quota { .. }

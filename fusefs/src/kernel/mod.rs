@@ -148,6 +148,11 @@ impl Kernel {
         self.invalidator.inode(ino);
     }
 
+    /// See [`Fs::needs_lease`].
+    pub fn needs_lease(&self) -> bool {
+        self.fs.needs_lease()
+    }
+
     /// See [`Fs::share_locks`].
     pub fn share_locks(&self, ino: Ino, done: Box<dyn FnOnce() + Send>) {
         self.fs.share_locks(ino, done);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use engine::consensus::Input;
 use engine::consensus::diverge::STATE_EVERY;
@@ -17,6 +17,7 @@ use store::{AppliedRecord, CheckpointInstall, Store};
 use tokio::sync::oneshot;
 
 use super::driver::Event;
+use super::lease::Lease;
 use super::proposals::{Proposals, Waiter};
 use super::pulse::Pulse;
 use super::queue::{Outgoing, QueueReceiver};
@@ -46,12 +47,15 @@ pub struct Agreed {
 pub struct Finished {
     pub done: Done<Outcome, ProposeError>,
     pub result: Result<Outcome, ProposeError>,
+    /// When the command was proposed, as [`super::clock::since_boot`].
+    pub proposed: Duration,
 }
 
 pub struct ApplyThread {
     pub volume: VolumeId,
     pub store: Store,
     pub proposals: Arc<Proposals>,
+    pub lease: Arc<Lease>,
     pub pulse: Arc<Pulse>,
     pub events: Outgoing<Event>,
     pub replies: Outgoing<Finished>,
@@ -148,11 +152,12 @@ impl ApplyThread {
         let origin = view.origin(me).map_err(Stop::tables)?;
         let finished_seq =
             origin.filter(|origin| origin.boot == boot).map_or(0, |origin| origin.last_seq);
-        for (id, Waiter { done, waited, .. }) in self.proposals.finish_upto(finished_seq) {
+        for (id, Waiter { done, waited, proposed, .. }) in self.proposals.finish_upto(finished_seq)
+        {
             let outcome = view.outcome_of(id).map_err(Stop::tables)?;
             // Otherwise it happened, but what came of it is not known any more.
             let result = waited.and_then(|()| outcome.ok_or(ProposeError::Interrupted));
-            self.replies.send(Finished { done, result });
+            self.reply(Finished { done, result, proposed });
         }
         Ok(finished_seq)
     }
@@ -206,7 +211,7 @@ impl ApplyThread {
         self.stages.applied.service.observe(written.elapsed());
         self.stages.applied.left(hashes.len());
         for reply in finished {
-            self.replies.send(reply);
+            self.reply(reply);
         }
         for (at, (gsn, hash)) in hashes.iter().copied().enumerate() {
             if at + 1 == hashes.len() || gsn.0.is_multiple_of(STATE_EVERY) {
@@ -214,6 +219,12 @@ impl ApplyThread {
             }
         }
         Ok(())
+    }
+
+    /// When everybody was told of what the command changed.
+    fn reply(&self, finished: Finished) {
+        self.lease.renew(finished.proposed);
+        self.replies.send(finished);
     }
 
     /// Gives what came of the commands that were not simply done, by their place.
@@ -240,7 +251,11 @@ impl ApplyThread {
                     {
                         origin = waiter.origin;
                         let result = waiter.waited.map(|()| outcome);
-                        finished.push(Finished { done: waiter.done, result });
+                        finished.push(Finished {
+                            done: waiter.done,
+                            result,
+                            proposed: waiter.proposed,
+                        });
                     }
                     if !applied.touched.is_empty() {
                         changes.push(Change { gsn: record.gsn, touched: applied.touched, origin });

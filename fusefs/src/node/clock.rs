@@ -1,9 +1,10 @@
 //! The node's clocks: the only place of the daemon that asks the system for the time that
 //! goes into commands.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use engine::time::Timestamp;
+use rustix::time::ClockId;
 
 /// Microseconds since the Unix epoch: the system's clock when the process started, and from
 /// there the time that passed. A step of the system's clock does not reach it: the replicas
@@ -28,6 +29,13 @@ impl Clock {
     pub fn now_us(&self) -> u64 {
         self.started_us + u64::try_from(self.started.elapsed().as_micros()).unwrap_or(0)
     }
+}
+
+/// Time since the machine started, that in which it was suspended included.
+pub fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// CLOCK_REALTIME as files carry it.

@@ -324,7 +324,7 @@ impl Control for Node {
                 .into_iter()
                 .map(|conflict| ConflictReport {
                     ino: conflict.ino.0,
-                    path: paths::of_directory(&self.parts.root.ring.view(), conflict.ino),
+                    path: paths::of_file(&self.parts.root.ring.view(), conflict.ino),
                     base: conflict.base.0,
                     current: conflict.current.0,
                     size_bytes: conflict.size_bytes,

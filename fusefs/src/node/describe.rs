@@ -136,6 +136,7 @@ fn subject(op: &Op) -> LogSubject {
         | Op::KeepLocks { ino }
         | Op::ShareLocks { ino, .. }
         | Op::SetAcl { ino, .. }
+        | Op::Expire { ino, .. }
         | Op::DropUnnamed { ino } => of(*ino),
         Op::SetQuota { directory: ino, .. }
         | Op::MarkQuota { directory: ino, .. }
@@ -271,6 +272,9 @@ fn operation(op: &Op, names: &Names) -> (&'static str, String) {
         Op::ShareLocks { ino, locks, .. } => {
             let (held, waiting) = (locks.held().len(), locks.waiting().len());
             ("share-locks", format!("i{ino} {held} held, {waiting} waiting"))
+        }
+        Op::Expire { ino, node, .. } => {
+            ("expire", format!("i{ino} of {}, which is silent", names.of(*node)))
         }
         Op::DropLocks { node, boot } => {
             ("drop-locks", format!("of {} before its start {boot}", names.of(*node)))

@@ -1,7 +1,7 @@
 //! The agreed order as the rest of the daemon uses it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::command::Op;
 use engine::ids::{Gsn, Ino, NodeId, VolumeId};
@@ -14,6 +14,7 @@ use wire::{Ask, Request, Response, Wire};
 
 use super::clock;
 use super::inodes::InodeNumbers;
+use super::lease::{Lease, Silences};
 use super::proposals::{Limits, Proposals, subject};
 use super::pulse::Pulse;
 use crate::ops::ports::{Caller, Done, ProposeError, Ring, SharedTables, View};
@@ -26,6 +27,8 @@ pub struct LocalRing {
     pub wire: Arc<Wire>,
     pub pulse: Arc<Pulse>,
     pub proposals: Arc<Proposals>,
+    pub lease: Arc<Lease>,
+    pub silences: Arc<Silences>,
     pub inodes: Arc<InodeNumbers>,
     pub runtime: Handle,
     /// For directories whose rule is [`Partition::Error`].
@@ -126,36 +129,73 @@ impl Ring for LocalRing {
         self.pulse.ring().is_some_and(|ring| !ring.quorum)
     }
 
+    fn has_lease(&self) -> bool {
+        self.lease.stands()
+    }
+
+    fn lease_ended(&self, node: NodeId) -> bool {
+        let Some(newest) = self.silences.ended(node, Instant::now()) else { return false };
+        // It may have been heard of since the last look.
+        self.view().origin(node).is_ok_and(|origin| origin == Some(newest))
+    }
+
+    fn expire(&self, node: NodeId, ino: Ino, done: Done<(), ProposeError>) {
+        let Some(op) = self.of_holder(node, ino).expiry() else { return done(Ok(())) };
+        tracing::info!(%node, %ino, "the locks of a silent node are to be freed");
+        let agreed = Box::new(move |result: Result<Outcome, _>| done(result.map(drop)));
+        self.proposals.propose(Caller::DAEMON, op, agreed);
+    }
+
     fn op_timeout(&self) -> Duration {
         self.op_timeout
     }
 
     fn recall(&self, holder: NodeId, ino: Ino, done: Done<(), ProposeError>) {
-        self.ask_to_give(holder, Ask::Recall { ino }, RECALL_PAUSE, done);
+        self.ask_to_give((holder, ino, Ask::Recall { ino }), RECALL_PAUSE, done);
     }
 
     fn ask_locks(&self, keeper: NodeId, ino: Ino, done: Done<(), ProposeError>) {
-        self.ask_to_give(keeper, Ask::ShareLocks { ino }, Duration::ZERO, done);
+        self.ask_to_give((keeper, ino, Ask::ShareLocks { ino }), Duration::ZERO, done);
     }
 }
 
 impl LocalRing {
-    /// Asks `holder` to give something up by an agreement, and waits until that shows here; for
-    /// `pause`, if it is not there or cannot now.
-    fn ask_to_give(&self, holder: NodeId, ask: Ask, pause: Duration, done: Done<(), ProposeError>) {
-        let wire = self.wire.clone();
+    fn of_holder(&self, node: NodeId, ino: Ino) -> Holder {
+        Holder { node, ino, pulse: self.pulse.clone(), silences: self.silences.clone() }
+    }
+
+    /// Asks `node` to give `ino` up by an agreement, and waits until that shows here. A node that
+    /// is not there loses it when its lease has ended; before that, waits for `pause`.
+    fn ask_to_give(
+        &self,
+        (node, ino, ask): (NodeId, Ino, Ask),
+        pause: Duration,
+        done: Done<(), ProposeError>,
+    ) {
+        let (wire, proposals) = (self.wire.clone(), self.proposals.clone());
+        let holder = self.of_holder(node, ino);
         let mut applied = self.pulse.watch_applied();
         let request = Request::new(self.volume, self.pulse.applied(), ask);
         self.runtime.spawn(async move {
-            let asked = async {
-                let Ok(Response::At(gsn)) = wire.call(holder, request).await else {
-                    tokio::time::sleep(pause).await;
-                    return false;
+            let given = async {
+                let answer = tokio::select! {
+                    biased;
+                    () = holder.is_lost() => None,
+                    answer = wire.call(node, request) => answer.ok(),
                 };
-                // It shows here before the caller tries again.
-                applied.wait_for(|applied| *applied >= gsn).await.is_ok()
+                if let Some(Response::At(gsn)) = answer {
+                    // It shows here before the caller tries again.
+                    return applied.wait_for(|applied| *applied >= gsn).await.is_ok();
+                }
+                match holder.expiry() {
+                    Some(op) => proposals.propose_and_wait(op).await.is_ok(),
+                    None => {
+                        tokio::time::sleep(pause).await;
+                        false
+                    }
+                }
             };
-            let result = match tokio::time::timeout(RECALL_TIMEOUT, asked).await {
+            let result = match tokio::time::timeout(RECALL_TIMEOUT, given).await {
                 Ok(true) => Ok(()),
                 Ok(false) => Err(ProposeError::NoQuorum { waited_ms: 0 }),
                 Err(_) => Err(ProposeError::NoQuorum {
@@ -164,6 +204,37 @@ impl LocalRing {
             };
             done(result);
         });
+    }
+}
+
+/// A node that has something of a file.
+struct Holder {
+    node: NodeId,
+    ino: Ino,
+    pulse: Arc<Pulse>,
+    silences: Arc<Silences>,
+}
+
+impl Holder {
+    /// What frees what it has, if its lease has ended.
+    fn expiry(&self) -> Option<Op> {
+        let Holder { node, ino, .. } = *self;
+        let newest = self.silences.ended(node, Instant::now())?;
+        Some(Op::Expire { ino, node, boot: newest.boot, seq: newest.last_seq })
+    }
+
+    /// Ready when its lease has ended and it is not even heard: asking it makes no sense.
+    async fn is_lost(&self) {
+        while self.is_heard() || self.expiry().is_none() {
+            tokio::time::sleep(RECALL_PAUSE).await;
+        }
+    }
+
+    fn is_heard(&self) -> bool {
+        self.pulse.ring().is_none_or(|ring| {
+            let peer = ring.peers.iter().find(|peer| peer.node == self.node);
+            peer.is_none_or(|peer| !peer.suspected)
+        })
     }
 }
 

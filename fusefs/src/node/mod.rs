@@ -29,6 +29,7 @@ mod farewell;
 mod gossip;
 mod handler;
 mod inodes;
+mod lease;
 mod local_ring;
 mod log;
 mod members;

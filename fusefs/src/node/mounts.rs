@@ -126,6 +126,11 @@ impl Mounts {
         }
     }
 
+    /// Whether a program has a lock through one of the mounts.
+    pub fn needs_lease(&self) -> bool {
+        self.kernels.read().iter().any(|kernel| kernel.needs_lease())
+    }
+
     /// See [`Kernel::content_reverted`].
     pub fn content_reverted(&self, ino: Ino) {
         for kernel in self.kernels.read().iter() {

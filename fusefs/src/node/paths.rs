@@ -41,6 +41,13 @@ pub fn of_directory(view: &View, directory: Ino) -> Option<String> {
     Some(format!("/{}", parts.join("/")))
 }
 
+/// A path of a file, as [`of_directory`].
+pub fn of_file(view: &View, file: Ino) -> Option<String> {
+    let (home, name) = view.name_of_file(file).ok()??;
+    let above = of_directory(view, home)?;
+    Some(format!("{}/{name}", above.trim_end_matches('/')))
+}
+
 /// The word for a file's type.
 pub fn kind_word(kind: FileType) -> &'static str {
     match kind {

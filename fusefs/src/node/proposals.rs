@@ -36,6 +36,8 @@ struct Waiting {
     done: Done<Outcome, ProposeError>,
     caller: Caller,
     since: Instant,
+    /// As [`clock::since_boot`].
+    proposed: Duration,
     /// Whose directory's rule says how long to wait.
     subject: Option<Ino>,
 }
@@ -47,6 +49,8 @@ pub struct Waiter {
     pub origin: Origin,
     /// Whether the caller is still there.
     pub waited: Result<(), ProposeError>,
+    /// When it was proposed, as [`clock::since_boot`].
+    pub proposed: Duration,
 }
 
 impl Proposals {
@@ -67,7 +71,7 @@ impl Proposals {
         subject: Option<Ino>,
         done: Done<Outcome, ProposeError>,
     ) {
-        let time = clock::timestamp();
+        let (time, proposed) = (clock::timestamp(), clock::since_boot());
         let mut state = self.state.lock();
         if let Some(error) = &state.closed {
             let error = error.clone();
@@ -77,7 +81,7 @@ impl Proposals {
         state.last_seq += 1;
         let id = OpId { origin: self.me, boot: self.boot, seq: state.last_seq };
         let (cred, since) = (caller.cred, Instant::now());
-        state.waiting.insert(id.seq, Waiting { done, caller, since, subject });
+        state.waiting.insert(id.seq, Waiting { done, caller, since, proposed, subject });
         // Under the lock: the sequence in the channel is the sequence of the ids.
         self.events.send(Event::Commands(vec![Command { id, time, cred, op }]));
     }
@@ -152,14 +156,14 @@ impl Proposals {
 impl Waiting {
     /// Its wait ends here.
     fn finish(self) -> Waiter {
-        let Waiting { done, caller, .. } = self;
+        let Waiting { done, caller, proposed, .. } = self;
         let waited = caller.end_wait();
         let origin = match (&waited, caller.call) {
             (Ok(()), Some(_)) => Origin::Caller,
             (Ok(()), None) => Origin::Daemon,
             (Err(_), _) => Origin::Elsewhere,
         };
-        Waiter { done, origin, waited }
+        Waiter { done, origin, waited, proposed }
     }
 
     /// Why it does not wait any longer, if it doesn't.

@@ -26,6 +26,7 @@ use super::checkpoint::CheckpointService;
 use super::clock::Clock;
 use super::driver::{self, Backlog, Event, Outlets};
 use super::inodes::InodeNumbers;
+use super::lease::{Lease, Silences};
 use super::local_ring::LocalRing;
 use super::log::LogThread;
 use super::members::Members;
@@ -124,6 +125,7 @@ impl Volume {
         let stages = Arc::new(Stages::default());
         let (events, event_queue) = queue(&stages.received);
         let proposals = Arc::new(Proposals::new(me, boot, events.clone()));
+        let (lease, silences) = (Arc::new(Lease::default()), Arc::new(Silences::default()));
         let local = Arc::new(LocalRing {
             me,
             volume: id,
@@ -131,6 +133,8 @@ impl Volume {
             wire: wire.clone(),
             pulse: pulse.clone(),
             proposals: proposals.clone(),
+            lease: lease.clone(),
+            silences: silences.clone(),
             inodes: inodes.clone(),
             runtime: Handle::current(),
             op_timeout: settings.op_timeout(),
@@ -179,6 +183,7 @@ impl Volume {
             volume: id,
             store: store.clone(),
             proposals: proposals.clone(),
+            lease: lease.clone(),
             pulse: pulse.clone(),
             events: events.clone(),
             replies,
@@ -273,11 +278,21 @@ impl Volume {
             store: store.clone(),
             volume: id,
         });
+        let is_relied_on = {
+            let (bodies, mounts) = (bodies.clone(), mounts.clone());
+            move || bodies.needs_lease() || mounts.needs_lease()
+        };
+        let looked_at = {
+            let ring = ring.clone();
+            move || ring.view()
+        };
         let tasks = vec![
             tokio::spawn(promoter.clone().run()),
             tokio::spawn(catch_up.run()),
             tokio::spawn(Quotas::new(name, &ring, &proposals).resume()),
             tokio::spawn(limit(proposals.clone(), local)),
+            tokio::spawn(lease.keep(proposals.clone(), is_relied_on)),
+            tokio::spawn(silences.watch(looked_at)),
             tokio::spawn(reap_unnamed(ring.clone(), proposals.clone(), boot)),
             tokio::spawn(silence.fall()),
         ];
@@ -512,7 +527,7 @@ const REAPED_AT_ONCE: u32 = 1000;
 
 /// The reply thread: callers are answered in the order of their agreements.
 fn answer(replies: &Incoming<Finished>, stage: &Stage) {
-    while let Some(Taken { item: Finished { done, result }, .. }) = replies.recv() {
+    while let Some(Taken { item: Finished { done, result, .. }, .. }) = replies.recv() {
         let begun = Instant::now();
         done(result);
         stage.service.observe(begun.elapsed());

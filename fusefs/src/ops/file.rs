@@ -16,7 +16,7 @@ use super::token::{Attempt, Patience};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
     pub bytes: u32,
-    /// The write token came from elsewhere for it, so that the file may have been another
+    /// The write token came from elsewhere for it, or might have been away, so that the file may have been another
     /// when the caller began: an append may not lie where the caller thought.
     pub token_moved: bool,
 }
@@ -25,7 +25,7 @@ impl Fs {
     /// Opens a regular file.
     pub fn open(self: &Arc<Self>, caller: Caller, ino: Ino, write: bool, done: FsDone<Handle>) {
         match self.try_open(ino, write) {
-            Err(FsError::Body(BodyError::NeedsToken(_))) => {
+            Err(FsError::Body(BodyError::NeedsToken(_) | BodyError::NeedsLease(_))) => {
                 let attempt: Attempt<Handle> =
                     Arc::new(move |fs, done| done(fs.try_open(ino, write)));
                 self.token_then(ino, Patience::new(caller), attempt, done);
@@ -107,14 +107,18 @@ impl Fs {
         let told = Arc::clone(&missing);
         let first: Done<u32, BodyError> = Box::new(move |result| match result {
             Ok(bytes) => done(Ok(Written { bytes, token_moved: false })),
-            Err(e @ (BodyError::NeedsToken(_) | BodyError::NeedsQuota { .. })) => {
+            Err(
+                e @ (BodyError::NeedsToken(_)
+                | BodyError::NeedsLease(_)
+                | BodyError::NeedsQuota { .. }),
+            ) => {
                 *told.lock() = Some((e, done));
             }
             Err(e) => done(Err(e.into())),
         });
         self.bodies.write(handle, offset, data, append, first);
         let Some((missing, done)) = missing.lock().take() else { return };
-        let token_moved = matches!(missing, BodyError::NeedsToken(_));
+        let token_moved = !matches!(missing, BodyError::NeedsQuota { .. });
         let len = data.len();
         let data: Arc<[u8]> = Arc::from(data);
         let attempt = move |len: usize| -> Attempt<Written> {

@@ -91,10 +91,30 @@ pub trait Ring: Send + Sync {
         self.propose(caller, Op::Noop, Box::new(move |result| done(result.map(drop))));
     }
 
-    /// Asks `holder` to seal what it wrote to `ino` and to release the write token. `done`
-    /// runs when the holder says so, or with an error when it could not be asked or did not
-    /// answer in time; the caller then takes the token again, which shows what became of it.
+    /// Asks `holder` to seal what it wrote to `ino` and to release the write token, or frees it
+    /// if the holder's lease has ended. `done` runs when that is agreed, or with an error when
+    /// the holder could not be asked or did not answer in time; the caller then takes the token
+    /// again, which shows what became of it.
     fn recall(&self, holder: NodeId, ino: Ino, done: Done<(), ProposeError>);
+
+    /// Whether what this node holds of files, write tokens and locks, is its own at this moment:
+    /// whether anything of it was agreed lately (docs/design/0003-leases.md).
+    fn has_lease(&self) -> bool {
+        true
+    }
+
+    /// Whether the lease of `node` has ended, so that [`Self::expire`] can free what it holds.
+    fn lease_ended(&self, node: NodeId) -> bool {
+        let _ = node;
+        false
+    }
+
+    /// Frees what `node` holds of `ino`, if its lease has ended. `done` runs when that is agreed
+    /// or refused, at once if the lease has not ended.
+    fn expire(&self, node: NodeId, ino: Ino, done: Done<(), ProposeError>) {
+        let _ = (node, ino);
+        done(Ok(()));
+    }
 
     /// Whether this node knows that it cannot reach a majority.
     fn is_cut_off(&self) -> bool {
@@ -107,7 +127,7 @@ pub trait Ring: Send + Sync {
     }
 
     /// Asks `keeper` to hand over the locks of `ino`, after publishing what was written
-    /// there. `done` as for [`Self::recall`].
+    /// there, or frees them. `done` as for [`Self::recall`].
     fn ask_locks(&self, keeper: NodeId, ino: Ino, done: Done<(), ProposeError>);
 }
 
@@ -199,7 +219,8 @@ pub struct Handle(pub u64);
 /// bytes on this node, and [`Self::local_attr`] answers. Only the node with the write token
 /// stages an inode: each changing call returns [`BodyError::NeedsToken`] when
 /// the token is not here (never held, or recalled since); the caller then has
-/// `Op::TakeToken` agreed and calls again. A node whose `Make` created a file has its token.
+/// `Op::TakeToken` agreed and calls again; so it does at [`BodyError::NeedsLease`], when nothing
+/// of this node was agreed lately. A node whose `Make` created a file has its token.
 /// `NeedsToken` always comes before the call returns, so that the caller still has its data.
 ///
 /// After [`Touched::Gone`] the body (stage or sealed) of the inode stays for the handles open
@@ -279,6 +300,10 @@ pub trait Bodies: Send + Sync {
 
     /// The last use of `handle` (mappings too) is over. The seal follows in the background.
     fn release(&self, handle: Handle);
+
+    /// The process behind `handle` relied on a lock that others were given: what it still does
+    /// through `handle` fails with [`BodyError::Expired`], until [`Self::release`].
+    fn revoke(&self, handle: Handle);
 
     /// Seals and publishes what this node's processes have written until now: to `ino`, to
     /// every file that they have closed, and to those that are open and not large. `done` runs
@@ -368,6 +393,12 @@ pub struct Space {
 pub enum BodyError {
     #[error("this node does not hold the write token of {0}")]
     NeedsToken(Ino),
+    /// The token is here, but this node's lease has ended.
+    #[error("this node was silent for so long that it may not write {0} now")]
+    NeedsLease(Ino),
+    /// The lease ended, and others were given the file.
+    #[error("this node was silent for so long that others were given the file")]
+    Expired,
     #[error("no holder of the bytes could be reached within {waited_ms} ms")]
     Unreachable { waited_ms: u64 },
     /// Always told before the call returns, so that the caller still has its data.

@@ -1,12 +1,12 @@
 //! What changed when a checkpoint took the place of the tables: what the commands in between
 //! touched, as far as somebody here may have it cached.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use engine::command::Name;
 use engine::ids::Ino;
 use engine::namespace::tables::TablesError;
-use engine::namespace::{FileType, Inode, Touched};
+use engine::namespace::{FileType, Inode, Keeper, LockRow, Touched};
 
 use super::ports::View;
 
@@ -32,6 +32,10 @@ pub fn changes(before: &View, after: &View, ino: Ino) -> Result<Vec<Touched>, Ta
     match new {
         None => touched.push(Touched::Gone { ino, last: Inode { nlink: 0, ..old } }),
         Some(new) => {
+            if let Some(node) = old.writer.filter(|node| new.writer != Some(*node)) {
+                // By whatever start of it, which is long over for others.
+                touched.push(Touched::Expired { ino, node, boot: u64::MAX, waited: Vec::new() });
+            }
             if (old.version, old.size, &old.body) != (new.version, new.size, &new.body) {
                 touched.push(Touched::Content { ino, version: new.version });
             }
@@ -51,15 +55,27 @@ fn locks(
     ino: Ino,
     touched: &mut Vec<Touched>,
 ) -> Result<(), TablesError> {
-    let old = before.locks(ino)?.locks;
-    if old.is_empty() {
+    let LockRow { keeper, locks: old, .. } = before.locks(ino)?;
+    if old.is_empty() && keeper.is_none() {
         return Ok(());
     }
     if after.inode(ino)?.is_none() {
         touched.push(Touched::LocksGone { ino, locks: old });
         return Ok(());
     }
-    let new = after.locks(ino)?.locks;
+    let LockRow { keeper: new_keeper, locks: new, .. } = after.locks(ino)?;
+    let is_of = |node, boot| {
+        let keeps = |keeper: &Keeper| (keeper.node, keeper.boot) == (node, boot);
+        let mut held = new.held().iter().map(|held| held.owner);
+        new_keeper.as_ref().is_some_and(keeps)
+            || held.any(|owner| (owner.node, owner.boot) == (node, boot))
+    };
+    let held = old.held().iter().map(|held| (held.owner.node, held.owner.boot));
+    let had: BTreeSet<_> = held.chain(keeper.map(|it| (it.node, it.boot))).collect();
+    // Its own unlocks look the same, and then there is nothing to lose.
+    for (node, boot) in had.into_iter().filter(|&(node, boot)| !is_of(node, boot)) {
+        touched.push(Touched::Expired { ino, node, boot, waited: Vec::new() });
+    }
     for waiter in old.waiting() {
         let (ticket, wanted) = (waiter.ticket, waiter.lock);
         let owner = wanted.owner;

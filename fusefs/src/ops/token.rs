@@ -44,8 +44,8 @@ impl Patience {
 pub(super) type Attempt<T> = Arc<dyn Fn(&Arc<Fs>, FsDone<T>) + Send + Sync>;
 
 impl Fs {
-    /// Runs `attempt`. While that fails for want of the write token of `ino`, or of room in a
-    /// quota, gets that and runs it again. A signal ends these waits, and never an attempt.
+    /// Runs `attempt`. While that fails for want of the write token of `ino`, of this node's
+    /// lease, or of room in a quota, gets that and runs it again. A signal ends these waits, and never an attempt.
     pub(super) fn with_token<T: Send + 'static>(
         self: &Arc<Self>,
         ino: Ino,
@@ -57,7 +57,13 @@ impl Fs {
         let repeat = Arc::clone(&attempt);
         attempt(
             self,
-            Box::new(move |result| match (result, patience.again()) {
+            Box::new(move |result| match (result, patience.clone().again()) {
+                // Whatever is agreed renews the lease. That may take as long as the rule lets
+                // it, and nobody else's patience is on trial.
+                (Err(FsError::Body(BodyError::NeedsLease(_))), _) => {
+                    let patience = Patience::new(patience.caller);
+                    fs.clone().token_then(ino, patience, repeat, done);
+                }
                 (Err(FsError::Body(BodyError::NeedsToken(_))), Some(patience)) => {
                     fs.clone().token_then(ino, patience, repeat, done);
                 }

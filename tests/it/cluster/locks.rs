@@ -13,14 +13,14 @@ use super::rules::{OP_TIMEOUT, limit_waits, set};
 
 const ZONES: [&str; 3] = ["z1", "z2", "z3"];
 /// What must not happen has so long to happen.
-const A_WHILE: Duration = Duration::from_millis(500);
+pub const A_WHILE: Duration = Duration::from_millis(500);
 
-fn locker(cluster: &Cluster, zone: &str, path: &str) -> Locker {
+pub fn locker(cluster: &Cluster, zone: &str, path: &str) -> Locker {
     Locker::start(env!("CARGO_BIN_EXE_locker"), &cluster.mount(zone).join(path))
 }
 
 /// A file that all zones have, and a process with it open in each.
-fn lockers(cluster: &Cluster, path: &str) -> [Locker; 3] {
+pub fn lockers(cluster: &Cluster, path: &str) -> [Locker; 3] {
     fs::write(cluster.mount("z1").join(path), "").expect("a file");
     ZONES.map(|zone| {
         cluster.wait_for_path(zone, path);

@@ -22,6 +22,7 @@ mod handles;
 mod interrupt;
 mod kill;
 mod large_directory;
+mod lease;
 mod linearizable;
 mod load;
 mod locks;

@@ -338,6 +338,10 @@ impl Bodies for FakeBodies {
         done();
     }
 
+    fn revoke(&self, handle: Handle) {
+        panic!("no lease ends here, but {handle:?} is revoked");
+    }
+
     fn release(&self, handle: Handle) {
         let Some(opened) = self.handles.lock().unwrap().remove(&handle) else { return };
         let mut stage = opened.stage.lock().unwrap();

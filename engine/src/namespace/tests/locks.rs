@@ -3,18 +3,18 @@
 //! A statement is `NODE.OWNER VERB PATH [RANGE]`: `s` (shared), `x` (exclusive), `u` (unlock) of
 //! record locks, `fs`, `fx`, `fu` of flock; with `!` behind the verb the request waits, under a
 //! ticket that counts up from 1. `= Outcome` follows unless it is `Done`, and `> TICKET ..`
-//! when others are granted.
+//! when others are granted. `NODE.SILENT expire PATH` frees what a silent node has.
 
 use super::*;
 use crate::command::{LockWait, LockWant};
 use crate::locks::{ByteRange, FileLocks, Lock, LockKind, LockMode, LockOwner, Waiter};
 
-struct Script {
-    ring: Ring,
+pub(super) struct Script {
+    pub(super) ring: Ring,
     ticket: u64,
 }
 
-fn lock_check(script: &str) -> Script {
+pub(super) fn lock_check(script: &str) -> Script {
     let mut ring = Ring::new();
     for path in ["/f", "/g", "/h"] {
         ring.statement(&format!("create {path}"));
@@ -25,7 +25,7 @@ fn lock_check(script: &str) -> Script {
 }
 
 impl Script {
-    fn run(&mut self, script: &str) {
+    pub(super) fn run(&mut self, script: &str) {
         for statement in script.split([';', '\n']).map(str::trim).filter(|s| !s.is_empty()) {
             self.statement(statement);
             invariants(&self.ring.tables);
@@ -71,6 +71,11 @@ impl Script {
             "u" => return Op::Unlock { ino, owner, kind, range },
             "keep" => return Op::KeepLocks { ino },
             "drop" => return Op::DropLocks { node: self.ring.node, boot: owner },
+            // The owner is the silent node.
+            "expire" => {
+                let silent = NodeId(u16::try_from(owner).expect("a node"));
+                return self.ring.expire(silent, ino);
+            }
             "cancel" => return Op::CancelLock { ino, ticket: owner },
             other => panic!("no verb {other}"),
         };
@@ -82,7 +87,7 @@ impl Script {
         Op::Lock { ino, want, wait }
     }
 
-    fn row(&self, path: &str) -> LockRow {
+    pub(super) fn row(&self, path: &str) -> LockRow {
         self.ring.view().locks(self.ring.ino(path)).expect("is sound")
     }
 

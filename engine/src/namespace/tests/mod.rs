@@ -7,6 +7,7 @@
 
 mod acl;
 mod exactly_once;
+mod lease;
 mod locks;
 mod membership;
 mod posix;
@@ -268,6 +269,7 @@ impl Ring {
             }
             ["drop", path] => Op::DropUnnamed { ino: self.ino(path) },
             ["reap"] => Op::ReapUnnamed { limit: 2 },
+            ["expire", node, path] => self.expire(NodeId(parse(node)), self.ino(path)),
             ["take", path] => Op::TakeToken { ino: self.ino(path), node: self.node },
             ["quota", path, "none"] => Op::SetQuota { directory: self.ino(path), limits: None },
             ["quota", path, bytes, inodes] => {
@@ -291,6 +293,12 @@ impl Ring {
             ["release", path] => Op::ReleaseToken { ino: self.ino(path), node: self.node },
             _ => panic!("unknown statement {words:?}"),
         }
+    }
+
+    /// What a node proposes that has heard nothing of `node` since its last command.
+    fn expire(&self, node: NodeId, ino: Ino) -> Op {
+        let seq = self.last_seqs.get(&node).copied().unwrap_or_default();
+        Op::Expire { ino, node, boot: 1, seq }
     }
 
     /// Walks below a quota as the daemon does, and finishes it.

@@ -83,6 +83,7 @@ fn operation(ring: &mut Ring, known: &mut Vec<Ino>, numbers: (u16, u8, u8, u8, u
         21 if one < 7 => {
             Op::CancelLock { ino, ticket: ring.gsn.0.saturating_sub(u64::from(other)) }
         }
+        21 if one < 14 => ring.expire(NodeId(u16::from(letter) + 1), ino),
         21 => Op::DropLocks { node: ring.node, boot: 2 },
         14 => Op::ReleaseToken { ino, node: ring.node },
         22 | 23 => {

@@ -39,7 +39,7 @@ impl Fs {
         }
     }
 
-    fn row(&self, ino: Ino) -> Result<LockRow, FsError> {
+    pub(super) fn row(&self, ino: Ino) -> Result<LockRow, FsError> {
         Ok(self.ring.view().locks(ino)?)
     }
 
@@ -150,6 +150,7 @@ impl Fs {
                     false => self.finish(asked.ticket, Err(FsError::Stale(asked.ino))),
                 };
             }
+            Ok(Outcome::Refused(Refusal::Locked)) if self.expire_holders(asked) => return,
             Ok(Outcome::Refused(refusal)) => Err(refusal.into()),
             Ok(other) => Err(FsError::Unexpected(other)),
             Err(e) => Err(e.into()),

@@ -60,7 +60,7 @@ impl Fs {
         });
         state.pending.insert(asked.ticket, Pending::new(asked, caller, unlocked));
         self.locks.changed.notify_one();
-        let next = state.decide(asked);
+        let next = self.decide(&mut state, asked);
         drop(state);
         self.go_on(asked, next);
     }

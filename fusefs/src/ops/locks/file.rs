@@ -60,6 +60,8 @@ pub(super) enum Next {
     ShareFirst,
     /// The other nodes are to be asked.
     Agree,
+    /// It is decided here, when this node has its lease again.
+    Renew,
 }
 
 /// How long the end of an open file may be behind the close of its last descriptor: the kernel

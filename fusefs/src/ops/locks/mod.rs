@@ -12,6 +12,7 @@
 //! | `file` | one file's locks on this node, and what to do with a request |
 //! | `agreed` | requests that need the other nodes |
 //! | `handover` | becoming the keeper, and giving that up |
+//! | `lease` | nodes that are silent, this one included |
 //! | `closing` | what close(2), the end of a process and of a file give up |
 //! | `waiting` | callers that wait: signals, repetition |
 
@@ -19,6 +20,7 @@ mod agreed;
 mod closing;
 mod file;
 mod handover;
+mod lease;
 mod request;
 mod waiting;
 
@@ -89,7 +91,7 @@ impl Fs {
         if matches!(asked.what, What::Lock { .. }) {
             state.file(ino).used_by(handle, request.owner);
         }
-        let next = state.decide(asked);
+        let next = self.decide(&mut state, asked);
         if let Next::Answer(result, woken) = next {
             drop(state);
             done(result);
@@ -132,6 +134,11 @@ impl Fs {
                     self.finish(*ticket, Err(Refusal::Deadlock.into()));
                 }
                 Touched::LocksGone { ino, locks } => self.keep_orphan(*ino, locks.clone()),
+                Touched::Expired { ino, node, boot, waited }
+                    if (*node, *boot) == (self.ring.me(), self.ring.boot()) =>
+                {
+                    self.locks_expired(*ino, waited);
+                }
                 _ => {}
             }
         }
@@ -162,8 +169,16 @@ impl Fs {
 
     /// Looks again at what to do with a request.
     fn attempt(self: &Arc<Self>, asked: Asked) {
-        let next = self.locks.state.lock().decide(asked);
+        let next = self.decide(&mut self.locks.state.lock(), asked);
         self.go_on(asked, next);
+    }
+
+    fn decide(&self, state: &mut State, asked: Asked) -> Next {
+        let is_lock = matches!(asked.what, What::Lock { .. });
+        if is_lock && state.keeps(asked.ino) && !self.may_grant(asked.ino) {
+            return Next::Renew;
+        }
+        state.decide(asked)
     }
 
     fn go_on(self: &Arc<Self>, asked: Asked, next: Next) {
@@ -175,6 +190,7 @@ impl Fs {
             Next::Waits(woken) => self.granted(&woken),
             Next::ShareFirst => self.share(asked.ino),
             Next::Agree => self.agree_lock(asked),
+            Next::Renew => self.renew_then(asked),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::ops::rules::{Partition, Rule};
 
 /// A caller that is stopped in a lock call.
 pub(super) struct Pending {
-    asked: Asked,
+    pub asked: Asked,
     caller: Caller,
     done: FsDone<Option<Lock>>,
     /// It may be part of a deadlock that only the agreed tables show.
@@ -43,6 +43,7 @@ const LIMIT_AFTER: Duration = Duration::from_millis(300);
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
 /// How often to look for what is due.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+const SILENT_EVERY: Duration = Duration::from_secs(1);
 const IDLE_EVERY: Duration = Duration::from_secs(60);
 
 impl Fs {
@@ -50,6 +51,7 @@ impl Fs {
     pub fn watch_locks(self: &Arc<Self>) {
         let mut looked_for_idle = Instant::now();
         let mut cut_off_since = None;
+        let mut looked_for_silent = Instant::now();
         loop {
             let due = {
                 let mut state = self.locks.state.lock();
@@ -73,6 +75,10 @@ impl Fs {
             if let Some(since) = cut_off_since {
                 self.limit(since);
             }
+            if looked_for_silent.elapsed() >= SILENT_EVERY {
+                self.expire_waited_for();
+                looked_for_silent = Instant::now();
+            }
             if looked_for_idle.elapsed() >= IDLE_EVERY {
                 self.give_up_idle();
                 looked_for_idle = Instant::now();
@@ -84,7 +90,8 @@ impl Fs {
     /// which could not be reached `since` then.
     fn limit(self: &Arc<Self>, since: Instant) {
         let view = self.ring.view();
-        let waiting = self.locks.state.lock().waiting_for_others();
+        let may_grant = |ino| self.may_grant(ino);
+        let waiting = self.locks.state.lock().waiting_for_others(may_grant);
         for (ticket, ino, began, is_close) in waiting {
             let waited = began.max(since).elapsed();
             let ends = match Partition::of(&view, ino).unwrap_or_default() {
@@ -225,11 +232,11 @@ impl Fs {
 impl State {
     /// Requests that are not decided here: their tickets, files, when they began, and whether it
     /// is a close.
-    fn waiting_for_others(&self) -> Vec<(u64, Ino, Instant, bool)> {
-        let is_decided_here = |asked: &Asked| {
-            let place = self.files.get(&asked.ino).map(|file| &file.place);
-            matches!(place, Some(Place::Kept(_)))
-        };
+    fn waiting_for_others(
+        &self,
+        may_grant: impl Fn(Ino) -> bool,
+    ) -> Vec<(u64, Ino, Instant, bool)> {
+        let is_decided_here = |asked: &Asked| self.keeps(asked.ino) && may_grant(asked.ino);
         self.pending
             .iter()
             .filter(|(_, pending)| !is_decided_here(&pending.asked))

@@ -57,7 +57,7 @@ impl Config {
     pub fn is_sound(&self) -> bool {
         let weights = || self.voters.values();
         !self.voters.is_empty()
-            && weights().all(|&weight| 1 <= weight && weight <= WEIGHT_MAX)
+            && weights().all(|&weight| (1..=WEIGHT_MAX).contains(&weight))
             && 0 < self.promise_lead_us
             && self.promise_lead_us <= PROMISE_LEAD_US_MAX
     }

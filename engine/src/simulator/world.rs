@@ -186,10 +186,11 @@ impl World {
     }
 
     pub(super) fn note(&mut self, line: impl FnOnce(&World) -> String) {
-        if self.log.is_some() {
-            let line = format!("{:>12.6} {}", self.now_us as f64 / 1e6, line(self));
-            self.log.as_mut().expect("just looked").push(line);
+        if self.log.is_none() {
+            return;
         }
+        let line = format!("{:>12.6} {}", self.now_us as f64 / 1e6, line(self));
+        self.log.get_or_insert_default().push(line);
     }
 
     pub(super) fn at(&mut self, at_us: u64, event: Event) {

@@ -78,7 +78,8 @@ impl BodyService {
             Err(NotFound::Unknown { base, id, len }) => {
                 let service = Arc::clone(self);
                 self.runtime.spawn(async move {
-                    let found = service.seek_remote(handle, offset, hole, (base, id, len)).await;
+                    let missing = (*base, id, len);
+                    let found = service.seek_remote(handle, offset, hole, missing).await;
                     done(found);
                 });
             }
@@ -109,7 +110,7 @@ impl BodyService {
                 Ok(found) => return Ok(found),
                 Err(NotFound::Failed(error)) => return Err(error),
                 // The file changed meanwhile, or the part was given up.
-                Err(NotFound::Unknown { base, id, len }) => missing = (base, id, len),
+                Err(NotFound::Unknown { base, id, len }) => missing = (*base, id, len),
             }
             if tokio::time::Instant::now() >= deadline {
                 return Err(BodyError::Unreachable { waited_ms });
@@ -134,7 +135,7 @@ impl BodyService {
             };
             let Split { plan, unknown } = self.split_holes(plan)?;
             if let Some((id, len)) = unknown {
-                return Err(NotFound::Unknown { base, id, len });
+                return Err(NotFound::Unknown { base: Box::new(base), id, len });
             }
             if let Some(found) = find(&plan, offset, size, hole) {
                 return Ok(found);
@@ -151,7 +152,7 @@ impl BodyService {
 enum NotFound {
     /// The holes of this body are not known here.
     Unknown {
-        base: Base,
+        base: Box<Base>,
         id: BodyId,
         len: u64,
     },

@@ -348,10 +348,11 @@ impl BodyService {
         let mut seals = Vec::new();
         for one in prepared {
             let is_inline = !matches!(one.content.body, Body::Sealed { .. });
-            if !is_inline && let Some(mut state) = one.body.loaded() {
-                if let Some(sealing) = state.sealing_of(one.frozen.layer.id()) {
-                    self.note_sealed(&mut notes, one.body.ino, sealing, &one.content);
-                }
+            if !is_inline
+                && let Some(mut state) = one.body.loaded()
+                && let Some(sealing) = state.sealing_of(one.frozen.layer.id())
+            {
+                self.note_sealed(&mut notes, one.body.ino, sealing, &one.content);
             }
             seals.extend(one.seal.clone());
         }

@@ -107,7 +107,8 @@ fn one(root: &Path, random: &mut Random, open: &mut Vec<File>) -> (&'static str,
     match random.below(24) {
         0..3 => ("mkdir", fs::create_dir(a)),
         3..6 => {
-            let options = OpenOptions::new().read(true).write(true).create(true).open(a);
+            let options =
+                OpenOptions::new().read(true).write(true).create(true).truncate(false).open(a);
             ("create", options.map(|file| open.push(file)))
         }
         6 => ("create new", File::create_new(a).map(|file| open.push(file))),
@@ -130,7 +131,10 @@ fn one(root: &Path, random: &mut Random, open: &mut Vec<File>) -> (&'static str,
             let set = rustix::fs::setxattr(a, "user.race", value.as_bytes(), XattrFlags::empty());
             ("setxattr", set.map_err(io::Error::from))
         }
-        17 => ("list", fs::read_dir(a).and_then(|entries| entries.map(|e| e.map(drop)).collect())),
+        17 => {
+            let listed = fs::read_dir(a);
+            ("list", listed.and_then(|mut entries| entries.try_for_each(|e| e.map(drop))))
+        }
         18 => {
             let mut bytes = Vec::new();
             ("read", File::open(a).and_then(|mut file| file.read_to_end(&mut bytes)).map(drop))

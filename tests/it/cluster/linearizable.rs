@@ -121,7 +121,7 @@ impl Fight {
             for (number, zone) in ZONES.iter().enumerate() {
                 let directory = cluster.mount(zone).join(format!("pair{pair}"));
                 let client = Client { number, kind, directory, start };
-                let random = Random::new(random.next());
+                let random = Random::new(random.number());
                 let (stop, calls) = (fight.stop.clone(), fight.calls.clone());
                 threads.push(std::thread::spawn(move || client.run(random, &stop, &calls)));
             }

@@ -206,7 +206,8 @@ impl Worker {
 fn content(zone: &str, number: u64) -> Vec<u8> {
     let zone = zone.bytes().fold(0, |hash, byte| hash * 31 + u64::from(byte));
     let mut random = Random::new(zone << 32 | number);
-    let length = if number % 4 == 0 { random.below(300 << 10) } else { random.below(2 << 10) };
+    let length =
+        if number.is_multiple_of(4) { random.below(300 << 10) } else { random.below(2 << 10) };
     random.bytes(length as usize)
 }
 
@@ -230,9 +231,8 @@ impl Account {
             .map(|names: Vec<_>| names.iter().map(|name| name.to_string_lossy().into()).collect())
             .map_err(|error| error.to_string())?;
         listed.sort();
-        match listed.windows(2).find(|pair| pair[0] == pair[1]) {
-            Some(pair) => return Err(format!("{} is listed twice", pair[0])),
-            None => {}
+        if let Some(pair) = listed.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("{} is listed twice", pair[0]));
         }
         let expected = |name: &String| !matches!(self.fates.get(name), None | Some(Fate::Gone));
         match listed.iter().find(|name| !expected(name)) {

@@ -292,11 +292,12 @@ fn what_is_not_kept_any_more_is_said_with_the_oldest_that_is() {
         assert!(named > 1);
         // From there on it is there, unless still more went meanwhile.
         wait_for_ok("the oldest is there", || {
-            let oldest = oldest().ok_or("no answer")?.max(named).to_string();
-            let run = cluster.fusion("z1", &["log", "show", "--from", &oldest, "--all", "--json"]);
+            let oldest = oldest().ok_or("no answer")?.max(named);
+            let from = oldest.to_string();
+            let run = cluster.fusion("z1", &["log", "show", "--from", &from, "--all", "--json"]);
             let first = run.stdout.lines().next().unwrap_or_default();
             let first: Value = serde_json::from_str(first).map_err(|error| error.to_string())?;
-            if first["gsn"].to_string() == oldest { Ok(()) } else { Err(first.to_string()) }
+            if first["gsn"] == oldest { Ok(()) } else { Err(first.to_string()) }
         });
     }
 }

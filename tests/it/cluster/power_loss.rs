@@ -107,7 +107,7 @@ fn move_directory(from: &Path, to: &Path) {
 /// The daemon dies at the moment of the power loss, or a bit later: then it sees the disk's
 /// errors, and must not say anything that they make untrue.
 fn lose_power(cluster: &Cluster, disk: &FragileDisk, round: usize) {
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         cluster.kill("z2");
         disk.lose_power();
     } else {

@@ -86,7 +86,7 @@ fn zones_that_take_the_lock_see_each_other_s_bytes() {
     };
     std::thread::scope(|scope| {
         for zone in ["z1", "z2"] {
-            let (turns, random) = (&turns, Random::new(random.next()));
+            let (turns, random) = (&turns, Random::new(random.number()));
             scope.spawn(move || turns(zone, random));
         }
     });

@@ -105,7 +105,7 @@ impl Operation {
         // the oldest files, so that several operations meet at one body.
         let pick = |choice: u8| {
             let few = if self.what.is_for_files() && !files.is_empty() { files } else { known };
-            let among = if choice % 2 == 0 { &few[..few.len().min(4)] } else { known };
+            let among = if choice.is_multiple_of(2) { &few[..few.len().min(4)] } else { known };
             among[usize::from(choice / 2) % among.len()]
         };
         let (ino, other) = (pick(self.inodes.0), pick(self.inodes.1));
@@ -119,9 +119,9 @@ impl Operation {
                 name: name(),
                 ino: new,
                 kind: kind_of(kind, value),
-                mode: u32::from(value) * 7 & 0o7777,
+                mode: (u32::from(value) * 7) & 0o7777,
                 exclusive: self.names.1 > 0,
-                umask: u32::from(value) * 5 & 0o777,
+                umask: (u32::from(value) * 5) & 0o777,
             },
             What::Link => Op::Link { ino, parent: other, name: name() },
             What::Unlink => Op::Unlink { parent: ino, name: name() },
@@ -137,7 +137,7 @@ impl Operation {
             },
             What::Chmod => set(SetAttr { mode: Some(u32::from(value) * 11), ..SetAttr::default() }),
             What::Chown => {
-                let uid = (value % 3 > 0).then_some(u32::from(value));
+                let uid = (!value.is_multiple_of(3)).then_some(u32::from(value));
                 let gid = (value % 3 < 2).then_some(u32::from(value) + 1);
                 set(SetAttr { uid, gid, ..SetAttr::default() })
             }
@@ -192,9 +192,9 @@ fn kind_of(choice: u8, value: u16) -> Kind {
         0..=3 => Kind::Directory,
         4..=6 => Kind::File,
         7 => Kind::Symlink(vec![b'x'; usize::from(value) + 1]),
-        8 if value % 2 == 0 => Kind::Fifo,
+        8 if value.is_multiple_of(2) => Kind::Fifo,
         8 => Kind::Socket,
-        _ if value % 2 == 0 => Kind::CharDevice(u32::from(value)),
+        _ if value.is_multiple_of(2) => Kind::CharDevice(u32::from(value)),
         _ => Kind::BlockDevice(u32::from(value)),
     }
 }

@@ -318,8 +318,11 @@ impl Posix {
     }
 
     fn take_subtree(&mut self, path: &Path) -> Vec<(Path, Ino)> {
-        let inside = self.paths.extract_if(.., |other, _| other.starts_with(path));
-        inside.map(|(other, ino)| (other[path.len()..].to_vec(), ino)).collect()
+        let (inside, others) = std::mem::take(&mut self.paths)
+            .into_iter()
+            .partition::<BTreeMap<_, _>, _>(|(other, _)| other.starts_with(path));
+        self.paths = others;
+        inside.into_iter().map(|(other, ino)| (other[path.len()..].to_vec(), ino)).collect()
     }
 
     fn put_subtree(&mut self, path: &Path, subtree: Vec<(Path, Ino)>) {

@@ -118,8 +118,8 @@ fn what_is_made_inherits_and_else_obeys_the_umask() {
         fs::create_dir(directory.join("after.d")).unwrap();
         assert_eq!(mode(&directory.join("after.d")), 0o760);
         assert_eq!(get(&directory.join("after.d"), DEFAULT).unwrap(), default);
-        let narrow = File::options().write(true).create(true).mode(0o600).open(directory.join("n"));
-        narrow.unwrap();
+        let mut narrow = File::options();
+        narrow.write(true).create_new(true).mode(0o600).open(directory.join("n")).unwrap();
         assert_eq!(mode(&directory.join("n")), 0o600);
         assert_eq!(get(&directory.join("n"), ACCESS).unwrap().mask, Some(0));
     });

@@ -58,7 +58,7 @@ fn key() -> ContentKey {
 
 /// The `n`th body: every third one is larger than a pack takes.
 fn body(n: u64) -> (SmallBody, bool) {
-    let large = n % 3 == 0;
+    let large = n.is_multiple_of(3);
     let mut bytes = vec![n as u8; if large { 200_000 } else { 2_000 }];
     bytes[..8].copy_from_slice(&n.to_le_bytes());
     let chunk = Chunk { offset: 0, len: bytes.len() as u32, id: key().chunk_id(&bytes) };

@@ -93,7 +93,7 @@ fn check_lost_ends(flushed: bool) {
     let mut most = 0;
     for cut in (synced..=full).step_by((full - synced) as usize / 12).chain([full]) {
         let steps = loss.open(|log| log.set_len(cut).unwrap()).unwrap();
-        assert!(SYNCED_STEPS <= steps && steps <= ALL_STEPS, "{steps} steps at {cut}");
+        assert!((SYNCED_STEPS..=ALL_STEPS).contains(&steps), "{steps} steps at {cut}");
         assert!(steps >= most, "a longer log holds no less");
         most = steps;
 
@@ -126,7 +126,7 @@ fn pages_written_in_any_order_behind_the_synced_end_leave_a_prefix() {
         };
         for fill in [0, 0xa5] {
             let steps = loss.open(holed(fill)).unwrap();
-            assert!(SYNCED_STEPS <= steps && steps < ALL_STEPS, "{steps} steps, hole at {hole}");
+            assert!((SYNCED_STEPS..ALL_STEPS).contains(&steps), "{steps} steps, hole at {hole}");
         }
     }
 }

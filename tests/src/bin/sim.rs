@@ -150,7 +150,7 @@ fn run_many(arguments: &Arguments) -> ExitCode {
 }
 
 fn run_step(arguments: &Arguments, first: u64, end: u64) -> Report {
-    let options = Options { keep_going: arguments.keep_going, ..Options::default() };
+    let options = Options { keep_going: arguments.keep_going };
     if !arguments.deviations {
         return run(first..end, options);
     }

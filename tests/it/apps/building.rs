@@ -9,9 +9,10 @@ fn cargo_builds_and_the_next_zone_has_nothing_left_to_build() {
     let Some(_) = program("cargo") else { return };
     let Some(cluster) = Cluster::start() else { return };
     let z1 = cluster.mount("z1");
-    // cargo's own home stays where it is; the crate and its target directory are on the mount.
-    let cargo =
-        "unset CARGO_TARGET_DIR RUSTFLAGS; export HOME=$REAL_HOME; cargo build --offline -q";
+    // cargo's own home stays where it is; the crate and its target directory are on the mount,
+    // whatever the configuration there says.
+    let cargo = "unset RUSTFLAGS; export CARGO_TARGET_DIR=target HOME=$REAL_HOME; \
+                 cargo build --offline -q";
     shell(
         &z1,
         &format!(

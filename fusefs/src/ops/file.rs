@@ -16,8 +16,8 @@ use super::token::{Attempt, Patience};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
     pub bytes: u32,
-    /// The write token came from elsewhere for it, or might have been away, so that the file may have been another
-    /// when the caller began: an append may not lie where the caller thought.
+    /// The write token came from elsewhere for it, or might have been away, so that the file may
+    /// have been another when the caller began: an append may not lie where the caller thought.
     pub token_moved: bool,
 }
 

@@ -45,7 +45,8 @@ pub(super) type Attempt<T> = Arc<dyn Fn(&Arc<Fs>, FsDone<T>) + Send + Sync>;
 
 impl Fs {
     /// Runs `attempt`. While that fails for want of the write token of `ino`, of this node's
-    /// lease, or of room in a quota, gets that and runs it again. A signal ends these waits, and never an attempt.
+    /// lease, or of room in a quota, gets that and runs it again. A signal ends these waits, and
+    /// never an attempt.
     pub(super) fn with_token<T: Send + 'static>(
         self: &Arc<Self>,
         ino: Ino,

@@ -65,7 +65,7 @@ fn what_a_dead_zone_had_goes_to_who_asks_for_it() {
     assert_eq!(other.answer(), "ok");
     appended.recv_timeout(PATIENCE).expect("it ends").expect("z3 appends");
     // Nobody waits any more, and who only asks gets it as well.
-    let [mut asks, ..] = [locker(&cluster, "z3", "kept")];
+    let mut asks = locker(&cluster, "z3", "kept");
     assert_eq!(asks.ask("posix x 0 0"), "EAGAIN", "z2 has it");
     assert_eq!(three.ask("posix x 5 1"), "EAGAIN", "z2 is alive");
     assert_eq!(two.ask("posix u 0 0"), "ok");

@@ -13,7 +13,7 @@ use super::file::{LockFile, Place};
 use super::request::{Asked, What};
 use crate::ops::error::FsError;
 use crate::ops::fs::Fs;
-use crate::ops::ports::Caller;
+use crate::ops::ports::{Caller, Handle};
 
 impl Fs {
     /// Whether this node may grant locks of a file that it keeps. Those of a file without a name
@@ -87,32 +87,26 @@ impl Fs {
     /// do with the file next; requests that wait begin anew.
     pub(super) fn locks_expired(self: &Arc<Self>, ino: Ino, waited: &[(LockOwner, u64)]) {
         let mut state = self.locks.state.lock();
-        let mut again: Vec<Asked> = waited
-            .iter()
-            .filter_map(|(_, ticket)| state.pending.get(ticket).map(|pending| pending.asked))
-            .collect();
-        for (_, ticket) in waited {
-            state.held_before.remove(ticket);
-            state.abandoned.remove(ticket);
-        }
         let unlocks = state.unlocks(ino);
-        let Some(file) = state.files.get_mut(&ino) else { return };
+        let file = state.file(ino);
         let mut lost: HashSet<u64> = std::mem::take(&mut file.users);
+        // An earlier start's tickets are none of ours.
+        let own = waited.iter().filter(|(owner, _)| self.is_own(*owner));
+        let mut waiting: Vec<u64> = own.map(|(_, ticket)| *ticket).collect();
         if let Place::Kept(locks) | Place::Sharing(locks) = &file.place {
             lost.extend(locks.held().iter().map(|held| held.owner.id));
-            let waiting: Vec<u64> = locks.waiting().iter().map(|waiter| waiter.ticket).collect();
+            waiting.extend(locks.waiting().iter().map(|waiter| waiter.ticket));
             file.place = Place::Agreed;
-            for ticket in waiting {
-                again.extend(state.pending.get(&ticket).map(|pending| pending.asked));
-                state.held_before.remove(&ticket);
-            }
         }
-        let mut revoked = Vec::new();
-        if let Some(file) = state.files.get(&ino) {
-            let relied = file.handles.iter().filter(|(_, uses)| {
-                uses.owners.iter().any(|owner| lost.contains(owner) && !unlocks.contains(owner))
-            });
-            revoked.extend(relied.map(|(handle, _)| *handle));
+        let relied = file.handles.iter().filter(|(_, uses)| {
+            uses.owners.iter().any(|owner| lost.contains(owner) && !unlocks.contains(owner))
+        });
+        let revoked: Vec<Handle> = relied.map(|(handle, _)| *handle).collect();
+        let mut again: Vec<Asked> = Vec::new();
+        for ticket in waiting {
+            again.extend(state.pending.get(&ticket).map(|pending| pending.asked));
+            state.held_before.remove(&ticket);
+            state.abandoned.remove(&ticket);
         }
         state.forget_if_idle(ino);
         drop(state);

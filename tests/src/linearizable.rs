@@ -136,8 +136,16 @@ struct Seen<'a> {
     call: &'a Call,
     /// So many changes of its client come before it: up to the last of what it shows.
     after: u32,
-    /// A rename that may have met another's on its way to the kernel.
-    is_met: bool,
+    /// Of a rename.
+    met: Met,
+}
+
+/// Somebody else's renames that a rename may have met on their way to the kernel.
+#[derive(Clone, Copy, Default)]
+struct Met {
+    /// From one name to the other, whichever.
+    moved: bool,
+    exchanged: bool,
 }
 
 const LINES: usize = 7;
@@ -163,8 +171,7 @@ impl<'a> Search<'a> {
                 (Answer::Unknown, Action::Read { .. } | Action::ReadFresh { .. }) => {}
                 (Answer::Unknown, _) => unanswered.push(call),
                 (Answer::Done, _) => {
-                    let is_met = history.iter().any(|other| meets(call, other));
-                    lines[changes].push(Seen { call, after: 0, is_met });
+                    lines[changes].push(Seen { call, after: 0, met: met(call, history) });
                 }
                 _ => {
                     let Some(name) = shown(call) else { continue };
@@ -176,7 +183,7 @@ impl<'a> Search<'a> {
                         _ => 5,
                     };
                     let line = changes + line + name;
-                    lines[line].push(Seen { call, after, is_met: false });
+                    lines[line].push(Seen { call, after, met: Met::default() });
                 }
             }
         }
@@ -267,12 +274,12 @@ impl<'a> Search<'a> {
         }
         let mut answered: Vec<(u64, Place)> = Vec::new();
         for (line, calls) in self.lines.iter().enumerate().step_by(LINES) {
-            let Some(&Seen { call, is_met, .. }) = calls.get(place.done[line] as usize) else {
+            let Some(&Seen { call, met, .. }) = calls.get(place.done[line] as usize) else {
                 continue;
             };
             let effect = if in_time(call) { explain(place.state, call) } else { None };
             // As a read, it may show what was.
-            let idle = (is_met && may_be_idle(place.state, call.action)).then_some(place.state);
+            let idle = may_be_idle(place.state, call.action, met).then_some(place.state);
             for state in [effect, idle].into_iter().flatten() {
                 let mut done = place.done.clone();
                 done[line] += 1;
@@ -332,25 +339,35 @@ fn explain(state: State, call: &Call) -> Option<State> {
     }
 }
 
-/// Whether `other` is somebody else's rename that can have been on its way to the kernel during
-/// the rename `call`.
-fn meets(call: &Call, other: &Call) -> bool {
-    let both = [call, other].iter().all(|call| matches!(call.action, Action::Rename { .. }));
-    let happened = matches!(other.answer, Answer::Done | Answer::Unknown);
-    let is_near = other.began_us <= call.ended_us
-        && (other.answer == Answer::Unknown || other.ended_us + ON_ITS_WAY_US >= call.began_us);
-    both && happened && is_near && other.client != call.client
+/// What `call` can have met if it is a rename: calls of others that can have been on their way to
+/// the kernel meanwhile.
+fn met(call: &Call, history: &[Call]) -> Met {
+    let mut met = Met::default();
+    let Action::Rename { .. } = call.action else { return met };
+    for other in history.iter().filter(|other| other.client != call.client) {
+        let Action::Rename { how, .. } = other.action else { continue };
+        let happened = matches!(other.answer, Answer::Done | Answer::Unknown);
+        let is_near = other.began_us <= call.ended_us
+            && (other.answer == Answer::Unknown || other.ended_us + ON_ITS_WAY_US >= call.began_us);
+        match how {
+            Rename::Exchange => met.exchanged |= happened && is_near,
+            Rename::Replace | Rename::NoReplace => met.moved |= happened && is_near,
+        }
+    }
+    met
 }
 
-/// Whether the names of a rename can look like one file: the old one as it was, the new one as it
-/// is since something was moved from there, or both since they were exchanged.
-fn may_be_idle(state: State, action: Action) -> bool {
-    match action {
-        Action::Rename { from, how: Rename::Replace } => {
-            state[from].is_none() && state[1 - from].is_some()
-        }
-        Action::Rename { how: Rename::Exchange, .. } => state.iter().any(Option::is_some),
-        _ => false,
+/// Whether the names of a rename can look like one file in its zone's kernel, which knows one of
+/// them as it was and the other as it is: since something was moved from one to the other, or
+/// since both were exchanged.
+fn may_be_idle(state: State, action: Action, met: Met) -> bool {
+    let Action::Rename { how: Rename::Replace | Rename::Exchange, .. } = action else {
+        return false;
+    };
+    match state {
+        [None, None] => false,
+        [Some(_), Some(_)] => met.exchanged,
+        [Some(_), None] | [None, Some(_)] => met.moved,
     }
 }
 
@@ -585,6 +602,23 @@ mod tests {
         assert_eq!(check(&met), Ok(()));
         let own = [made, call(0, (10, 15), rename(A), Answer::Done), here];
         check_refused(&own);
+    }
+
+    #[test]
+    fn a_rename_may_find_both_names_the_same_while_they_are_exchanged() {
+        let rename = |how| Action::Rename { from: A, how };
+        let history = |other| {
+            [
+                call(0, (0, 1), make(A, 1), Answer::Done),
+                call(0, (2, 3), make(B, 2), Answer::Done),
+                call(1, (10, 15), rename(other), Answer::Done),
+                call(0, (12, 16), rename(Rename::Replace), Answer::Done),
+                call(1, (20, 21), remove(A), Answer::Done),
+                call(1, (22, 23), remove(B), Answer::Done),
+            ]
+        };
+        assert_eq!(check(&history(Rename::Exchange)), Ok(()));
+        check_refused(&history(Rename::Replace));
     }
 
     #[test]

@@ -208,6 +208,15 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, keep) = (Ino(parent.0), self.keep);
+        if let Some(above) = is_above(name) {
+            return self.look(req, parent, reply, ReplyEntry::error, move |kernel, reply| {
+                match find_unnamed(kernel, parent, above) {
+                    // See `invalidate` for why the kernel keeps none of it.
+                    Ok(attr) => reply.entry(&Duration::ZERO, &file_attr(&attr), GENERATION),
+                    Err(e) => reply.error(errno(&e)),
+                }
+            });
+        }
         let name = match parse(name) {
             Ok(name) => name,
             Err(e) => return reply.error(errno(&e)),
@@ -888,6 +897,23 @@ fn find(kernel: &Arc<Kernel>, parent: Ino, name: &Name) -> Result<Option<Attr>, 
     Err(FsError::Overtaken)
 }
 
+/// Of `.` and `..`, by which the kernel asks for an inode that it has forgotten, and for the
+/// directory above one, when it has only a file handle (open_by_handle_at(2), an NFS server):
+/// whether it is the one above.
+fn is_above(name: &OsStr) -> Option<bool> {
+    match name.as_bytes() {
+        b"." => Some(false),
+        b".." => Some(true),
+        _ => None,
+    }
+}
+
+/// See [`is_above`].
+fn find_unnamed(kernel: &Arc<Kernel>, ino: Ino, above: bool) -> Result<Attr, FsError> {
+    let found = if above { kernel.fs.above(ino)? } else { ino };
+    NewEntry::expect(kernel, found, found).attr()
+}
+
 fn cred(req: &Request) -> Cred {
     Cred { uid: req.uid(), gid: req.gid() }
 }
@@ -943,13 +969,12 @@ fn xattr_reply(value: Result<Vec<u8>, FsError>, size: u32, reply: ReplyXattr) {
 /// Absent on purpose: the writeback cache (the kernel would then ignore sizes from elsewhere),
 /// AUTO_INVAL_DATA (each local write would drop
 /// the pages of its file), ATOMIC_O_TRUNC (the kernel would have a program cut off under its
-/// processes before it answers ETXTBSY), EXPORT_SUPPORT (its lookups hold no directory's lock, which
-/// `invalidate` relies on).
+/// processes before it answers ETXTBSY).
 ///
 /// With ACLs the kernel leaves the umask to the filesystem, which knows of default ACLs
 /// (DONT_MASK), and says whether the caller is in the file's group (SETXATTR_EXT). With
 /// HANDLE_KILLPRIV_V2 it does not ask for security.capability before each write.
-const WANTED_FLAGS: [InitFlags; 13] = [
+const WANTED_FLAGS: [InitFlags; 14] = [
     InitFlags::FUSE_POSIX_ACL,
     InitFlags::FUSE_DONT_MASK,
     InitFlags::FUSE_SETXATTR_EXT,
@@ -963,6 +988,7 @@ const WANTED_FLAGS: [InitFlags; 13] = [
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_EXPLICIT_INVAL_DATA,
     InitFlags::FUSE_NO_OPENDIR_SUPPORT,
+    InitFlags::FUSE_EXPORT_SUPPORT,
 ];
 /// Read-ahead and mapped writes on their way at once.
 const BACKGROUND_REQUESTS_MAX: u16 = 128;

@@ -14,7 +14,8 @@
 //!   lookup was over, or the notification waits for it.
 //! - Attributes of an inode that is in the kernel's cache: the kernel drops those of a reply
 //!   that was asked for before a notification (`attr_version`). Replies to SETATTR are
-//!   not checked so; they are sent without validity instead.
+//!   not checked so; they are sent without validity instead. So are those to lookups without a
+//!   name (`adapter::is_above`), which hold no directory's lock.
 //! - Attributes of an inode that is only now getting into the cache (lookup, create, link,
 //!   readdirplus): these too come with the lock of the directory held. So before the
 //!   notification for the inode, one goes out for an entry that can't exist in each directory

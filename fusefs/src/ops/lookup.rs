@@ -33,6 +33,18 @@ impl Fs {
         }
     }
 
+    /// The directory above a directory; the root is above itself.
+    ///
+    /// # Errors
+    /// [`FsError::NotDirectory`]; [`FsError::Stale`], also for a directory that is removed.
+    pub fn above(&self, directory: Ino) -> Result<Ino, FsError> {
+        let inode = self.record(directory)?;
+        match inode.nlink {
+            0 => Err(FsError::Stale(directory)),
+            _ => inode.parent().ok_or(FsError::NotDirectory(directory)),
+        }
+    }
+
     /// Where a symbolic link leads.
     ///
     /// # Errors

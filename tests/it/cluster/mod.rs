@@ -16,6 +16,7 @@ mod contents;
 mod cut_off;
 mod damaged;
 mod failing_disk;
+mod file_handles;
 mod fragile_disk;
 mod full_disk;
 mod handles;

@@ -407,6 +407,10 @@ pub enum Op {
         quota: Ino,
         #[n(1)]
         bytes: u64,
+        /// The newest [`Op::ReclaimQuota`] that the origin knew of; in commands of before this was
+        /// said, all that were agreed earlier.
+        #[n(2)]
+        answers: Option<Gsn>,
     },
     /// Asks all nodes to return what they have reserved and not used: a quota is used up.
     #[n(29)]

@@ -73,8 +73,9 @@ pub enum Touched {
     Counted { ino: Ino, quota: Ino, bytes: u64 },
     /// A quota came, changed its limits, state or place, or went.
     Quota { directory: Ino },
-    /// A node has so many bytes of a quota set aside.
-    Reserved { quota: Ino, node: NodeId, bytes: u64 },
+    /// A node has so many bytes of a quota set aside: `granted` more than before, or fewer, and
+    /// less what its command gave back (`returned`, of which it may not have had all).
+    Reserved { quota: Ino, node: NodeId, bytes: u64, granted: u64, returned: u64 },
     /// A node needs what others have reserved of a quota and not used.
     Reclaimed { quota: Ino, by: NodeId },
 }
@@ -170,7 +171,9 @@ fn run_op<T: Tables>(state: &mut State<'_, T>, command: &Command) -> Result<Outc
         Op::ReserveQuota { quota, needed, wanted } => {
             super::quota::reserve(state, command, *quota, *needed, *wanted)
         }
-        Op::ReturnQuota { quota, bytes } => super::quota::give_back(state, command, *quota, *bytes),
+        Op::ReturnQuota { quota, bytes, answers } => {
+            super::quota::give_back(state, command, *quota, *bytes, *answers)
+        }
         Op::ReclaimQuota { quota } => {
             state.touch(Touched::Reclaimed { quota: *quota, by: command.id.origin });
             Ok(Outcome::Done)

@@ -80,8 +80,8 @@ pub struct QuotaUse {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Reservation {
     pub bytes: u64,
-    /// The agreement at which its node last returned what it did not use, or said that it
-    /// uses everything.
+    /// The newest request of others after which its node has returned what it did not use, or
+    /// said that it uses everything.
     pub answered: Gsn,
 }
 
@@ -262,13 +262,14 @@ impl<T: Tables> State<'_, T> {
         Ok(found.map(Reservation::decode).transpose()?.unwrap_or_default())
     }
 
-    /// Moves a node's reservation from `was` to `bytes`.
+    /// Moves a node's reservation from `was` to `is`, because it gives `returned` back or for
+    /// another reason.
     fn set_reservation(
         &mut self,
-        quota: Ino,
-        node: NodeId,
+        (quota, node): (Ino, NodeId),
         was: Reservation,
         is: Reservation,
+        returned: u64,
     ) -> Result<(), TablesError> {
         self.each_quota_from(quota, |quota| {
             quota.reserved = quota.reserved.wrapping_sub(was.bytes).wrapping_add(is.bytes);
@@ -278,7 +279,8 @@ impl<T: Tables> State<'_, T> {
             0 => self.delete(key)?,
             _ => self.put(key, is.encode())?,
         }
-        self.touch(Touched::Reserved { quota, node, bytes: is.bytes });
+        let granted = is.bytes.saturating_sub(was.bytes);
+        self.touch(Touched::Reserved { quota, node, bytes: is.bytes, granted, returned });
         Ok(())
     }
 }
@@ -459,7 +461,7 @@ pub(super) fn remove<T: Tables>(
     for node in holders {
         let node = NodeId(u16::from_be_bytes(node));
         let was = state.reservation(directory, node)?;
-        state.set_reservation(directory, node, was, Reservation::default())?;
+        state.set_reservation((directory, node), was, Reservation::default(), 0)?;
     }
     if let Some(left) = state.quota(directory)? {
         state.each_quota_from(outer, |quota| {
@@ -498,7 +500,7 @@ pub(super) fn reserve<T: Tables>(
     };
     let was = state.reservation(directory, command.id.origin)?;
     let is = Reservation { bytes: was.bytes.wrapping_add(granted), ..was };
-    state.set_reservation(directory, command.id.origin, was, is)?;
+    state.set_reservation((directory, command.id.origin), was, is, 0)?;
     Ok(Outcome::Done)
 }
 
@@ -508,13 +510,13 @@ pub(super) fn give_back<T: Tables>(
     command: &Command,
     directory: Ino,
     bytes: u64,
+    answers: Option<Gsn>,
 ) -> Result<Outcome, Stop> {
     let was = state.reservation(directory, command.id.origin)?;
-    if was.bytes == 0 {
-        return Ok(Outcome::Done);
-    }
-    let is = Reservation { bytes: was.bytes.saturating_sub(bytes), answered: state.gsn };
-    state.set_reservation(directory, command.id.origin, was, is)?;
+    // Nobody can have heard of what is not agreed.
+    let answered = answers.unwrap_or(state.gsn).min(state.gsn).max(was.answered);
+    let is = Reservation { bytes: was.bytes.saturating_sub(bytes), answered };
+    state.set_reservation((directory, command.id.origin), was, is, bytes)?;
     Ok(Outcome::Done)
 }
 
@@ -525,7 +527,7 @@ pub(super) fn forget_node<T: Tables>(
 ) -> Result<(), TablesError> {
     let reserved = View(state.before()).reservations()?;
     for (quota, _, was) in reserved.into_iter().filter(|(_, of, _)| *of == node) {
-        state.set_reservation(quota, node, was, Reservation::default())?;
+        state.set_reservation((quota, node), was, Reservation::default(), 0)?;
     }
     Ok(())
 }
@@ -543,7 +545,7 @@ pub(super) fn spend<T: Tables>(
     let was = state.reservation(quota, node)?;
     if was.bytes > 0 {
         let is = Reservation { bytes: was.bytes.saturating_sub(bytes), ..was };
-        state.set_reservation(quota, node, was, is)?;
+        state.set_reservation((quota, node), was, is, 0)?;
     }
     Ok(())
 }

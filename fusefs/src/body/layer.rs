@@ -30,6 +30,8 @@ pub struct Layer {
     /// Bytes by which writes have made the content take more than what lies below; never too
     /// few since quotas are counted.
     grown: u64,
+    /// Where a write ends that is under way in the file; 0 for none. There is one at a time.
+    writing_to: u64,
     /// The file may have bytes where the extents say that there are zeros.
     stray: bool,
     /// Size or extents changed since [`Layer::shape_is_journaled`].
@@ -107,6 +109,7 @@ impl Layer {
             size,
             reserved: Extents::default(),
             grown: 0,
+            writing_to: 0,
             stray: false,
             reshaped: true,
             memory: MemoryUse { budget: budget.clone(), bytes: 0 },
@@ -130,6 +133,7 @@ impl Layer {
             size,
             reserved: Extents::default(),
             grown,
+            writing_to: 0,
             stray: true,
             reshaped: false,
             memory,
@@ -163,10 +167,15 @@ impl Layer {
         self.grown += bytes;
     }
 
+    /// Its file is about to get bytes up to `end`: they count from now on.
+    pub fn begin_write(&mut self, end: u64) {
+        self.writing_to = end;
+    }
+
     /// What the content takes over a content that takes `below` bytes: never less than its
     /// sealed body will.
     pub fn charge(&self, below: u64) -> u64 {
-        self.size.min(below + self.grown)
+        self.size.max(self.writing_to).min(below + self.grown)
     }
 
     /// Bytes of memory held.
@@ -195,6 +204,7 @@ impl Layer {
 
     /// A write into the layer's file failed half-way.
     pub fn write_failed(&mut self) {
+        self.writing_to = 0;
         self.stray = true;
     }
 
@@ -217,6 +227,7 @@ impl Layer {
 
     /// The file has got `len` bytes at `offset`.
     pub fn wrote(&mut self, offset: u64, len: u64) {
+        self.writing_to = 0;
         let end = offset + len;
         if end <= self.size && self.extents.is_written(offset..end) {
             return;
@@ -368,5 +379,28 @@ impl Drop for StageFile {
 impl std::fmt::Debug for StageFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "StageFile({})", self.stage.id())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A quota's room that is taken for a write is the write's, also while its bytes are on the
+    /// way to the file and something else is settled.
+    #[test]
+    fn a_write_under_way_counts_before_the_layer_shows_it() {
+        let mut layer = Layer::over(LayerId(1), 0, 0, &MemoryBudget::default());
+        layer.grow(10);
+        assert_eq!(layer.charge(0), 0, "nobody writes yet");
+        layer.begin_write(10);
+        assert_eq!((layer.charge(0), layer.size()), (10, 0));
+        layer.wrote(0, 10);
+        assert_eq!((layer.charge(0), layer.size()), (10, 10));
+        layer.grow(5);
+        layer.begin_write(15);
+        assert_eq!(layer.charge(0), 15);
+        layer.write_failed();
+        assert_eq!(layer.charge(0), 10);
     }
 }

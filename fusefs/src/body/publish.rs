@@ -338,6 +338,9 @@ impl OnApplied for BodyService {
                 state.token = Token::Unknown;
             }
         }
+        if let Err(error) = self.quotas_replaced(after) {
+            tracing::error!(%error, "quotas cannot be read");
+        }
         self.members_changed();
     }
 }

@@ -50,8 +50,14 @@ pub(super) struct Quotas {
 struct Ledger {
     shares: HashMap<Ino, Share>,
     files: HashMap<Ino, FileUse>,
-    /// The newest agreement by which this node asked the others for what they do not use.
+    /// The newest agreement by which this node asked the others for what they do not use, and the
+    /// newest one by which anybody did.
     reclaimed_at: Gsn,
+    asked_at: Gsn,
+    /// By quota and other node, the newest one by which it got room.
+    granted_at: HashMap<(Ino, NodeId), Gsn>,
+    /// How often room came, or went.
+    changes: u64,
 }
 
 /// This node's part of one quota. Bytes.
@@ -59,7 +65,7 @@ struct Ledger {
 struct Share {
     /// Agreed.
     reserved: u64,
-    /// Part of it on its way back.
+    /// Part of it that was given back, until that is agreed.
     returning: u64,
     /// What files take here beyond what is agreed.
     unsealed: u64,
@@ -105,7 +111,7 @@ impl Share {
     }
 
     fn is_empty(&self) -> bool {
-        self.reserved == 0 && self.unsealed == 0 && !self.is_asking
+        self.reserved == 0 && self.returning == 0 && self.unsealed == 0 && !self.is_asking
     }
 }
 
@@ -129,33 +135,95 @@ impl Ledger {
         }
     }
 
-    /// What can be returned of each quota.
-    fn unused(&self, which: impl Fn(&Ino, &Share) -> bool) -> Vec<(Ino, u64)> {
-        let shares = self.shares.iter().filter(|(_, share)| share.reserved > 0);
-        let chosen = shares.filter(|(quota, share)| which(quota, share));
-        chosen.map(|(quota, share)| (*quota, share.unused())).collect()
+    /// This node has `bytes` of a quota, also since what it `returned` is taken back.
+    fn reservation_agreed(&mut self, quota: Ino, bytes: u64, returned: u64) {
+        let share = self.shares.entry(quota).or_default();
+        share.reserved = bytes;
+        share.returning = share.returning.saturating_sub(returned);
+        if share.is_empty() {
+            self.shares.remove(&quota);
+        }
     }
+
+    fn limits_changed(&mut self) {
+        self.shares.values_mut().for_each(|share| share.is_limited = None);
+        // Also those of quotas that ended; nobody asks for what is older.
+        self.granted_at.retain(|_, at| *at > self.reclaimed_at);
+    }
+
+    /// Somebody asks for what is reserved and not used; returns where something is. Of all
+    /// quotas, as any may lie below the one that is used up.
+    fn reclaimed(&mut self, gsn: Gsn, quota: Ino, by_me: bool) -> Vec<Ino> {
+        self.asked_at = gsn;
+        if by_me {
+            self.reclaimed_at = gsn;
+        }
+        self.reserved(|other, _| !(by_me && *other == quota))
+    }
+
+    /// Quotas of which something is reserved here.
+    fn reserved(&self, which: impl Fn(&Ino, &Share) -> bool) -> Vec<Ino> {
+        let shares = self.shares.iter().filter(|(_, share)| share.reserved > 0);
+        shares.filter(|(quota, share)| which(quota, share)).map(|(quota, _)| *quota).collect()
+    }
+}
+
+/// Whether a change is one of what this file keeps.
+fn concerns(change: &Touched) -> bool {
+    matches!(
+        change,
+        Touched::Counted { .. }
+            | Touched::Gone { .. }
+            | Touched::Reserved { .. }
+            | Touched::Quota { .. }
+            | Touched::Reclaimed { .. }
+    )
 }
 
 impl BodyService {
     /// At the start, after stages came back from the journal: what is reserved since before.
     pub(super) fn restore_quotas(&self) -> Result<(), BodyError> {
         let view = self.ring.view();
-        self.note_quotas(&view)?;
-        let me = self.ring.me();
-        {
-            let mut ledger = self.quotas.ledger.lock();
-            for (quota, node, reservation) in view.reservations().map_err(tables)? {
-                if node == me {
-                    let share = ledger.shares.entry(quota).or_default();
-                    share.reserved = reservation.bytes;
-                }
-            }
-        }
+        self.read_reservations(&view)?;
         for body in self.table.all() {
             let Some(here) = body.loaded().map(|state| state.charge()) else { continue };
             self.enter(&view, body.ino, here)?;
         }
+        Ok(())
+    }
+
+    fn read_reservations(&self, view: &View) -> Result<(), BodyError> {
+        self.note_quotas(view)?;
+        let (me, rows) = (self.ring.me(), view.reservations().map_err(tables)?);
+        let mut ledger = self.quotas.ledger.lock();
+        for (quota, _, row) in rows.into_iter().filter(|(_, node, _)| *node == me) {
+            ledger.shares.entry(quota).or_default().reserved = row.bytes;
+        }
+        Ok(())
+    }
+
+    /// A checkpoint took the place of the tables: nothing was told of what lies between.
+    pub(super) fn quotas_replaced(&self, view: &View) -> Result<(), BodyError> {
+        {
+            let mut ledger = self.quotas.ledger.lock();
+            ledger.changes += 1;
+            for share in ledger.shares.values_mut() {
+                // What was on its way back has arrived by now, or soon will.
+                (share.reserved, share.returning) = (0, 0);
+                (share.is_limited, share.refused) = (None, None);
+            }
+        }
+        self.read_reservations(view)?;
+        let files: Vec<Ino> = self.quotas.ledger.lock().files.keys().copied().collect();
+        for ino in files {
+            let inode = view.inode(ino).map_err(tables)?;
+            let mut ledger = self.quotas.ledger.lock();
+            let Some(file) = ledger.files.get(&ino).copied() else { continue };
+            let is = inode.map(|inode| (inode.quota, inode.charge()));
+            ledger.set(ino, is.map(|(quota, agreed)| FileUse { quota, agreed, ..file }));
+        }
+        self.quotas.ledger.lock().shares.retain(|_, share| !share.is_empty());
+        self.quotas.changed.notify_waiters();
         Ok(())
     }
 
@@ -229,11 +297,16 @@ impl BodyService {
         if !self.has_quotas() {
             return;
         }
-        let now = body.loaded().filter(|state| !state.gone);
-        let now = now.map(|state| (state.charge(), state.is_staged()));
+        // The state stays locked: a write in between would be forgotten.
+        let state = body.loaded();
+        let now = state.as_ref().filter(|state| !state.gone);
         let mut ledger = self.quotas.ledger.lock();
         if let Some(file) = ledger.files.get(&body.ino).copied() {
-            let file = now.map(|(here, is_staged)| FileUse { here, is_staged, ..file });
+            let file = now.map(|state| FileUse {
+                here: state.charge(),
+                is_staged: state.is_staged(),
+                ..file
+            });
             ledger.set(body.ino, file);
         }
     }
@@ -254,26 +327,30 @@ impl BodyService {
 
     /// From the apply thread, after the files have followed what `touched` says.
     pub(super) fn quotas_applied(&self, gsn: Gsn, touched: &[Touched]) {
+        if !touched.iter().any(concerns) {
+            return;
+        }
+        let me = self.ring.me();
         let mut changed = false;
+        let mut returning = Vec::new();
+        // Under one lock: a publish makes bytes that were reserved agreed ones, and nobody may find
+        // them free in between.
+        let mut ledger = self.quotas.ledger.lock();
         for change in touched {
             match change {
                 Touched::Counted { ino, quota, bytes } => {
                     changed = true;
-                    let mut ledger = self.quotas.ledger.lock();
                     if let Some(file) = ledger.files.get(ino).copied() {
                         ledger.set(*ino, Some(FileUse { quota: *quota, agreed: *bytes, ..file }));
                     }
                 }
-                Touched::Gone { ino, .. } => self.quotas.ledger.lock().set(*ino, None),
-                Touched::Reserved { quota, node, bytes } => {
+                Touched::Gone { ino, .. } => ledger.set(*ino, None),
+                Touched::Reserved { quota, node, bytes, granted, returned } => {
                     changed = true;
-                    if *node == self.ring.me() {
-                        let mut ledger = self.quotas.ledger.lock();
-                        let share = ledger.shares.entry(*quota).or_default();
-                        share.reserved = *bytes;
-                        if share.is_empty() {
-                            ledger.shares.remove(quota);
-                        }
+                    if *node == me {
+                        ledger.reservation_agreed(*quota, *bytes, *returned);
+                    } else if *granted > 0 {
+                        ledger.granted_at.insert((*quota, *node), gsn);
                     }
                 }
                 Touched::Quota { .. } => {
@@ -281,32 +358,23 @@ impl BodyService {
                     if let Err(error) = self.note_quotas(&self.ring.view()) {
                         tracing::error!(%error, "quotas cannot be read");
                     }
-                    let mut ledger = self.quotas.ledger.lock();
-                    ledger.shares.values_mut().for_each(|share| share.is_limited = None);
+                    ledger.limits_changed();
                 }
-                Touched::Reclaimed { quota, by } => self.reclaimed(gsn, *quota, *by),
+                Touched::Reclaimed { quota, by } => {
+                    returning.extend(ledger.reclaimed(gsn, *quota, *by == me));
+                }
                 _ => {}
             }
         }
         if changed {
-            let mut ledger = self.quotas.ledger.lock();
+            ledger.changes += 1;
             ledger.shares.values_mut().for_each(|share| share.refused = None);
             self.quotas.changed.notify_waiters();
         }
-    }
-
-    fn reclaimed(&self, gsn: Gsn, quota: Ino, by: NodeId) {
-        let mut ledger = self.quotas.ledger.lock();
-        let own = by == self.ring.me();
-        if own {
-            ledger.reclaimed_at = gsn;
-        }
-        // All quotas, as any may lie below the one that is used up.
-        let unused = ledger.unused(|other, _| !(own && *other == quota));
         drop(ledger);
-        if !unused.is_empty() {
+        if !returning.is_empty() {
             let service = self.arc();
-            self.runtime.spawn(async move { service.return_unused(unused).await });
+            self.runtime.spawn(async move { service.return_unused(returning).await });
         }
     }
 
@@ -327,9 +395,6 @@ impl BodyService {
             let mut ledger = self.quotas.ledger.lock();
             let share = ledger.shares.entry(quota).or_default();
             share.is_asking = false;
-            if let Err(BodyError::QuotaExceeded { short }) = result {
-                share.refused = Some(Refused { needed, room: needed.saturating_sub(short) });
-            }
             if share.is_empty() {
                 ledger.shares.remove(&quota);
             }
@@ -395,57 +460,131 @@ impl BodyService {
         }
     }
 
+    /// Asks until there is room, or nobody has any to spare.
     async fn request_room(&self, quota: Ino, needed: u64) -> Result<(), BodyError> {
-        let op = |needed: u64| Op::ReserveQuota {
-            quota,
-            needed,
-            wanted: needed.saturating_add(SLAB_BYTES),
-        };
-        let before = self.reserved(quota);
-        match self.propose_and_wait(op(needed)).await? {
-            Outcome::Refused(Refusal::QuotaExceeded) if needed > 0 => {}
-            // The quota ended, or the file is another's: the caller looks again.
-            _ => {
-                let got = self.reserved(quota).saturating_sub(before);
-                let mut ledger = self.quotas.ledger.lock();
-                let share = ledger.shares.entry(quota).or_default();
-                share.is_plentiful = got >= needed.saturating_add(LOW_BYTES);
+        let mut has_reclaimed = false;
+        loop {
+            let changes = self.quotas.ledger.lock().changes;
+            if self.try_reserve(quota, needed).await? {
                 return Ok(());
             }
-        }
-        if self.others_reserved(Gsn(u64::MAX))? {
+            // What they gave back may have gone to one of them who does not use all of it.
+            let may_be_more = match has_reclaimed {
+                true => self.others_got_more(quota)?,
+                false => self.others_reserved(quota, Gsn(u64::MAX))?,
+            };
+            if !may_be_more {
+                // It would be refused its own.
+                if self.is_returning(LOOK_EVERY).await {
+                    continue;
+                }
+                match self.refuse(quota, needed, changes)? {
+                    Some(error) => return Err(error),
+                    None => continue,
+                }
+            }
             self.propose_and_wait(Op::ReclaimQuota { quota }).await?;
-            self.wait_for_answers().await?;
-            if self.propose_and_wait(op(needed)).await? == Outcome::Done {
-                return Ok(());
-            }
+            self.wait_for_answers(quota).await?;
+            has_reclaimed = true;
         }
+    }
+
+    /// False where there is not room for `needed`.
+    async fn try_reserve(&self, quota: Ino, needed: u64) -> Result<bool, BodyError> {
+        let before = self.reserved(quota);
+        let wanted = needed.saturating_add(SLAB_BYTES);
+        let outcome = self.propose_and_wait(Op::ReserveQuota { quota, needed, wanted }).await?;
+        if outcome == Outcome::Refused(Refusal::QuotaExceeded) && needed > 0 {
+            return Ok(false);
+        }
+        // If the quota ended, or the file is another's, the caller looks again.
+        let got = self.reserved(quota).saturating_sub(before);
+        let mut ledger = self.quotas.ledger.lock();
+        let share = ledger.shares.entry(quota).or_default();
+        share.is_plentiful = got >= needed.saturating_add(LOW_BYTES);
+        Ok(true)
+    }
+
+    /// The error of whoever needs what there is not, for all who ask until something changes;
+    /// `changes` is what was known before the order refused it. None if there is room by now.
+    fn refuse(
+        &self,
+        quota: Ino,
+        needed: u64,
+        changes: u64,
+    ) -> Result<Option<BodyError>, BodyError> {
         let above = self.ring.view().quotas_from(quota).map_err(tables)?;
-        let room = above.iter().filter_map(Quota::room_bytes).min().unwrap_or(0);
-        // The room that came since the answer is for another try.
-        Err(BodyError::QuotaExceeded { short: needed.saturating_sub(room).max(1) })
+        let room = above.iter().filter_map(Quota::room_bytes).min().unwrap_or(u64::MAX);
+        let Some(short) = needed.checked_sub(room).filter(|short| *short > 0) else {
+            return Ok(None);
+        };
+        let mut ledger = self.quotas.ledger.lock();
+        if ledger.changes == changes {
+            ledger.shares.entry(quota).or_default().refused = Some(Refused { needed, room });
+        }
+        Ok(Some(BodyError::QuotaExceeded { short }))
     }
 
     fn reserved(&self, quota: Ino) -> u64 {
         self.quotas.ledger.lock().shares.get(&quota).map_or(0, |share| share.reserved)
     }
 
-    /// Whether another node, or this one elsewhere, has bytes reserved and has not said since
-    /// `asked` that it uses them.
-    fn others_reserved(&self, asked: Gsn) -> Result<bool, BodyError> {
-        let me = self.ring.me();
+    /// Whether another node, or this one for another quota, has had bytes reserved since before
+    /// `asked`, and has not said since that it uses them.
+    fn others_reserved(&self, quota: Ino, asked: Gsn) -> Result<bool, BodyError> {
+        let own = (quota, self.ring.me());
         let rows = self.ring.view().reservations().map_err(tables)?;
-        Ok(rows.iter().any(|(_, node, row)| *node != me && row.answered < asked))
+        let ledger = self.quotas.ledger.lock();
+        let granted_at = |whose| ledger.granted_at.get(&whose).copied().unwrap_or_default();
+        let others = rows.into_iter().map(|(quota, node, row)| ((quota, node), row.answered));
+        let mut others = others.filter(|(whose, _)| *whose != own);
+        Ok(others.any(|(whose, answered)| answered.max(granted_at(whose)) < asked))
     }
 
-    async fn wait_for_answers(&self) -> Result<(), BodyError> {
+    /// Whether something of this node is on its way back; then waits for a change, or so long.
+    async fn is_returning(&self, longest: Duration) -> bool {
+        let changed = self.quotas.changed.notified();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        let is_returning =
+            self.quotas.ledger.lock().shares.values().any(|share| share.returning > 0);
+        if is_returning {
+            // In time or not, the caller looks again.
+            let _ = tokio::time::timeout(longest, changed).await;
+        }
+        is_returning
+    }
+
+    /// Whether another node got room since all were asked for what they do not use, in a quota
+    /// whose room may be that of `quota`.
+    fn others_got_more(&self, quota: Ino) -> Result<bool, BodyError> {
+        let got: Vec<Ino> = {
+            let ledger = self.quotas.ledger.lock();
+            let newer = ledger.granted_at.iter().filter(|(_, at)| **at > ledger.reclaimed_at);
+            newer.map(|((quota, _), _)| *quota).collect()
+        };
+        let view = self.ring.view();
+        let outermost = |quota: Ino| -> Result<Ino, BodyError> {
+            let above = view.quotas_from(quota).map_err(tables)?;
+            Ok(above.iter().filter_map(|quota| quota.parent).next_back().unwrap_or(quota))
+        };
+        let own = outermost(quota)?;
+        for quota in got {
+            if outermost(quota)? == own {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn wait_for_answers(&self, quota: Ino) -> Result<(), BodyError> {
         let deadline = tokio::time::Instant::now() + RECLAIM_TIMEOUT;
         loop {
             let changed = self.quotas.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             let asked = self.quotas.ledger.lock().reclaimed_at;
-            if !self.others_reserved(asked)? {
+            if !self.others_reserved(quota, asked)? {
                 return Ok(());
             }
             if tokio::time::timeout_at(deadline, changed).await.is_err() {
@@ -454,22 +593,20 @@ impl BodyService {
         }
     }
 
-    async fn return_unused(&self, unused: Vec<(Ino, u64)>) {
-        for (quota, mut bytes) in unused {
-            {
+    /// Says to all that what is not given back is in use.
+    async fn return_unused(&self, quotas: Vec<Ino>) {
+        for quota in quotas {
+            let (bytes, answers) = {
                 let mut ledger = self.quotas.ledger.lock();
+                let asked_at = ledger.asked_at;
                 let Some(share) = ledger.shares.get_mut(&quota) else { continue };
-                // Writers may have used some of it meanwhile.
-                bytes = bytes.min(share.unused());
+                let bytes = share.unused();
                 share.returning += bytes;
-            }
-            let result = self.propose_and_wait(Op::ReturnQuota { quota, bytes }).await;
-            let mut ledger = self.quotas.ledger.lock();
-            if let Some(share) = ledger.shares.get_mut(&quota) {
-                share.returning = share.returning.saturating_sub(bytes);
-            }
-            drop(ledger);
-            if let Err(error) = result {
+                (bytes, Some(asked_at))
+            };
+            // Without an answer it may still be agreed, and stays counted until then.
+            let op = Op::ReturnQuota { quota, bytes, answers };
+            if let Err(error) = self.propose_and_wait(op).await {
                 tracing::debug!(%error, "reserved room could not be returned yet");
             }
         }
@@ -477,7 +614,7 @@ impl BodyService {
 
     /// Returns everything that is not used, as before a stop.
     pub(super) async fn return_quotas(&self) {
-        let unused = self.quotas.ledger.lock().unused(|_, share| share.unused() > 0);
+        let unused = self.quotas.ledger.lock().reserved(|_, share| share.unused() > 0);
         self.return_unused(unused).await;
     }
 
@@ -492,7 +629,7 @@ impl BodyService {
                 let used = share.used_last.is_some_and(|last| last.elapsed() < IDLE_AFTER);
                 !used && !share.is_asking && share.unused() > 0
             };
-            let unused = self.quotas.ledger.lock().unused(is_idle);
+            let unused = self.quotas.ledger.lock().reserved(is_idle);
             self.return_unused(unused).await;
         }
     }

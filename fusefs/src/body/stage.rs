@@ -114,7 +114,11 @@ impl BodyService {
                     self.counters.written_bytes.add(u64::from(len));
                     return Ok(len);
                 }
-                room => (offset, room.clone()),
+                room => {
+                    let room = room.clone();
+                    top.begin_write(end);
+                    (offset, room)
+                }
             }
         };
         let file = self.file_for(body, room)?;

@@ -293,7 +293,7 @@ fn operation(op: &Op, names: &Names) -> (&'static str, String) {
         Op::ReserveQuota { quota, needed, wanted } => {
             ("reserve-quota", format!("i{quota} {needed} to {wanted} bytes"))
         }
-        Op::ReturnQuota { quota, bytes } => ("return-quota", format!("i{quota} {bytes} bytes")),
+        Op::ReturnQuota { quota, bytes, .. } => ("return-quota", format!("i{quota} {bytes} bytes")),
         Op::ReclaimQuota { quota } => ("reclaim-quota", format!("i{quota}")),
     }
 }

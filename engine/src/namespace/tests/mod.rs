@@ -288,7 +288,7 @@ impl Ring {
                 wanted: parse(wanted),
             },
             ["return", path, bytes] => {
-                Op::ReturnQuota { quota: self.ino(path), bytes: parse(bytes) }
+                Op::ReturnQuota { quota: self.ino(path), bytes: parse(bytes), answers: None }
             }
             ["release", path] => Op::ReleaseToken { ino: self.ino(path), node: self.node },
             _ => panic!("unknown statement {words:?}"),

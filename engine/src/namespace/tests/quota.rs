@@ -83,6 +83,30 @@ fn reservations_and_bytes_together_stay_within_the_limit() {
     );
 }
 
+/// Whoever asked later must know that this was no answer to it.
+#[test]
+fn an_answer_is_one_to_the_requests_that_its_node_knew() {
+    let mut ring = check("as 0 0; mkdir /a; quota /a 100 none; count /a; reserve /a 50 50");
+    let quota = ring.ino("/a");
+    let mut give_back = |bytes, answers| {
+        ring.succeed(Op::ReturnQuota { quota, bytes, answers });
+        let rows = ring.view().reservations().expect("they are sound");
+        let [(_, node, row)] = rows[..] else { panic!("one node has some: {rows:?}") };
+        let touched = ring.touched.clone();
+        let given_back =
+            Touched::Reserved { quota, node, bytes: row.bytes, granted: 0, returned: bytes };
+        assert!(touched.contains(&given_back), "{touched:?}");
+        (row.bytes, row.answered, ring.gsn)
+    };
+    assert_eq!(give_back(10, Some(Gsn(3))).1, Gsn(3));
+    assert_eq!(give_back(10, Some(Gsn(2))).1, Gsn(3), "what was answered stays answered");
+    let (bytes, answered, now) = give_back(10, Some(Gsn(u64::MAX)));
+    assert_eq!((bytes, answered), (20, now), "nobody knows what is not agreed");
+    let (_, answered, now) = give_back(0, None);
+    assert_eq!(answered, now);
+    invariants(&ring.tables);
+}
+
 #[test]
 fn a_node_that_asks_for_much_gets_a_part_of_a_large_quota_and_all_of_a_small_one() {
     check(

@@ -96,7 +96,11 @@ fn operation(ring: &mut Ring, known: &mut Vec<Ino>, numbers: (u16, u8, u8, u8, u
             Op::FinishQuota { quota: ino, began: began.unwrap_or_default() }
         }
         26 if letter % 2 == 0 => Op::ReserveQuota { quota: ino, needed: 9, wanted: 90 },
-        26 => Op::ReturnQuota { quota: ino, bytes: u64::from(other) * 5 },
+        26 => Op::ReturnQuota {
+            quota: ino,
+            bytes: u64::from(other) * 5,
+            answers: (other % 3 > 0).then_some(Gsn(u64::from(other))),
+        },
         27 | 28 => {
             let kind = if what == 27 { AclKind::Access } else { AclKind::Default };
             let named = Acl { users: vec![(7, other)], ..acl("7,5,0,m5").expect("it is a list") };

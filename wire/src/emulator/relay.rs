@@ -224,10 +224,12 @@ impl Mover {
 
     fn send(&self, ecn: Option<EcnCodepoint>, segment: usize, bytes: &[u8]) {
         let target = *self.direction.target.lock();
-        self.direction.outlet.send(target, ecn, segment, bytes);
+        // First, so that whoever has a packet finds it counted.
         let mut stats = self.direction.stats.lock();
         stats.passed_packets += bytes.len().div_ceil(segment) as u64;
         stats.passed_bytes += bytes.len() as u64;
+        drop(stats);
+        self.direction.outlet.send(target, ecn, segment, bytes);
     }
 
     fn lose(&self, segment: usize, bytes: usize) {

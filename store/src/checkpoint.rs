@@ -20,7 +20,7 @@ use crate::schema::{
     InstallRecord, install_record_key, order_marks_prefix, other_generation, seal, tables_prefix,
     unseal, volume_prefix,
 };
-use crate::tables::{InstallingTables, SnapshotTables, delete_other_generation, put_volume_record};
+use crate::tables::{GenerationTables, SnapshotTables, delete_other_generation, put_volume_record};
 use crate::{Store, StoreError};
 
 /// A segment is closed when it holds this many bytes of keys and values: small enough to be a
@@ -222,9 +222,9 @@ impl CheckpointInstall {
     }
 
     /// What is here of the tables, to be checked before [`Self::finish`].
-    pub fn tables(&self) -> InstallingTables<'_> {
+    pub fn tables(&self) -> GenerationTables<'_> {
         let prefix = tables_prefix(self.volume, self.record.generation);
-        InstallingTables { db: &self.db, prefix }
+        GenerationTables { db: &self.db, prefix }
     }
 
     /// Gives the checkpoint up: the next one begins anew.

@@ -37,4 +37,4 @@ pub use local::LocalBatch;
 pub use order::{AppliedRecord, OrderKept};
 pub use repair::Repaired;
 pub use store::{Options, Store};
-pub use tables::{InstallingTables, LiveTables, SnapshotTables};
+pub use tables::{GenerationTables, LiveTables, SnapshotTables};

@@ -116,13 +116,13 @@ impl Store {
     }
 }
 
-/// Reads of a checkpoint that is being taken over.
-pub struct InstallingTables<'a> {
+/// Reads of one generation: the live one, or that of a checkpoint that is being taken over.
+pub struct GenerationTables<'a> {
     pub db: &'a Database,
     pub prefix: [u8; 5],
 }
 
-impl Tables for InstallingTables<'_> {
+impl Tables for GenerationTables<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, TablesError> {
         Ok(self.db.get(Family::Tables, &[&self.prefix, key].concat())?)
     }
@@ -229,14 +229,15 @@ pub struct LiveTables {
 }
 
 impl LiveTables {
-    fn prefix(&self) -> Result<[u8; 5], StoreError> {
-        Ok(tables_prefix(self.volume, state_of(&self.db, self.volume)?.generation))
+    fn now(&self) -> Result<GenerationTables<'_>, StoreError> {
+        let prefix = tables_prefix(self.volume, state_of(&self.db, self.volume)?.generation);
+        Ok(GenerationTables { db: &self.db, prefix })
     }
 }
 
 impl Tables for LiveTables {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, TablesError> {
-        Ok(self.db.get(Family::Tables, &[&self.prefix()?, key].concat())?)
+        self.now()?.get(key)
     }
 
     fn scan(
@@ -245,11 +246,7 @@ impl Tables for LiveTables {
         from: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), TablesError> {
-        let head = self.prefix()?;
-        let (prefix, from) = ([&head, prefix].concat(), [&head, from].concat());
-        Ok(self.db.scan(Family::Tables, &prefix, &from, &mut |key, value| {
-            Ok(visit(&key[head.len()..], value))
-        })?)
+        self.now()?.scan(prefix, from, visit)
     }
 }
 

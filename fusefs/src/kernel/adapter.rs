@@ -33,7 +33,7 @@ use super::{listing, locks};
 use crate::ops::ports::{Caller, Handle};
 use crate::ops::{
     AtimeRule, Attr, BARRIER_LEN_MAX, Fs, FsDone, FsError, Meant, NewInode, NewUnnamed, SetTime,
-    Wait, Wanted, Written, is_barrier,
+    Wait, Wanted, Write, Written, is_barrier,
 };
 
 pub struct Adapter {
@@ -56,9 +56,11 @@ impl Adapter {
         Adapter { kernel, atime, strict, keep, open_flags }
     }
 
-    /// Answers a look: at once, or in a strict mount when this node shows what was agreed before.
+    /// Answers a look: at once, or in a strict mount after `fresh`, when this node shows what was
+    /// agreed before.
     fn look<R: Send + 'static>(
         &self,
+        fresh: fn(&Arc<Fs>, Caller, Ino, FsDone<()>),
         req: &Request,
         ino: Ino,
         reply: R,
@@ -68,41 +70,14 @@ impl Adapter {
         if !self.strict {
             return answer(&self.kernel, reply);
         }
-        let (caller, done) = self.looking(req, reply, error, answer);
-        self.fs().fresh(caller, ino, done);
-    }
-
-    /// As [`Self::look`], at what another node may be writing.
-    fn look_at_content<R: Send + 'static>(
-        &self,
-        req: &Request,
-        ino: Ino,
-        reply: R,
-        error: fn(R, Errno),
-        answer: impl FnOnce(&Arc<Kernel>, R) + Send + 'static,
-    ) {
-        if !self.strict {
-            return answer(&self.kernel, reply);
-        }
-        let (caller, done) = self.looking(req, reply, error, answer);
-        self.fs().fresh_content(caller, ino, done);
-    }
-
-    fn looking<R: Send + 'static>(
-        &self,
-        req: &Request,
-        reply: R,
-        error: fn(R, Errno),
-        answer: impl FnOnce(&Arc<Kernel>, R) + Send + 'static,
-    ) -> (Caller, FsDone<()>) {
         let kernel = Arc::clone(&self.kernel);
         let (caller, reply) = self.kernel.calls.open(req, reply, error);
-        let done = Box::new(move |fresh| match (fresh, reply.take()) {
+        let done = Box::new(move |result| match (result, reply.take()) {
             (Ok(()), Some(reply)) => answer(&kernel, reply),
             (Err(e), Some(reply)) => error(reply, errno(&e)),
             (_, None) => {}
         });
-        (caller, done)
+        fresh(self.fs(), caller, ino, done);
     }
 
     fn fs(&self) -> &Arc<Fs> {
@@ -209,25 +184,37 @@ impl Filesystem for Adapter {
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, keep) = (Ino(parent.0), self.keep);
         if let Some(above) = is_above(name) {
-            return self.look(req, parent, reply, ReplyEntry::error, move |kernel, reply| {
-                match find_unnamed(kernel, parent, above) {
-                    // See `invalidate` for why the kernel keeps none of it.
-                    Ok(attr) => reply.entry(&Duration::ZERO, &file_attr(&attr), GENERATION),
-                    Err(e) => reply.error(errno(&e)),
-                }
-            });
+            return self.look(
+                Fs::fresh,
+                req,
+                parent,
+                reply,
+                ReplyEntry::error,
+                move |kernel, reply| {
+                    match find_unnamed(kernel, parent, above) {
+                        // See `invalidate` for why the kernel keeps none of it.
+                        Ok(attr) => reply.entry(&NO_TIME, &file_attr(&attr), GENERATION),
+                        Err(e) => reply.error(errno(&e)),
+                    }
+                },
+            );
         }
         let name = match parse(name) {
             Ok(name) => name,
             Err(e) => return reply.error(errno(&e)),
         };
-        self.look(req, parent, reply, ReplyEntry::error, move |kernel, reply| {
-            match find(kernel, parent, &name) {
+        self.look(
+            Fs::fresh,
+            req,
+            parent,
+            reply,
+            ReplyEntry::error,
+            move |kernel, reply| match find(kernel, parent, &name) {
                 Ok(Some(attr)) => reply.entry(&keep, &file_attr(&attr), GENERATION),
                 Ok(None) => reply.entry(&keep, &no_entry(), GENERATION),
                 Err(e) => reply.error(errno(&e)),
-            }
-        });
+            },
+        );
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
@@ -244,23 +231,21 @@ impl Filesystem for Adapter {
         reply: ReplyStatx,
     ) {
         let (ino, keep) = (Ino(ino.0), self.keep);
-        self.look_at_content(req, ino, reply, ReplyStatx::error, move |kernel, reply| match kernel
-            .fs
-            .attr(ino)
-        {
-            Ok(attr) => reply.attr(&keep, &file_attr(&attr)),
-            Err(e) => reply.error(errno(&e)),
+        self.look(Fs::fresh_content, req, ino, reply, ReplyStatx::error, move |kernel, reply| {
+            match kernel.fs.attr(ino) {
+                Ok(attr) => reply.attr(&keep, &file_attr(&attr)),
+                Err(e) => reply.error(errno(&e)),
+            }
         });
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let (ino, keep) = (Ino(ino.0), self.keep);
-        self.look_at_content(req, ino, reply, ReplyAttr::error, move |kernel, reply| match kernel
-            .fs
-            .attr(ino)
-        {
-            Ok(attr) => reply.attr(&keep, &file_attr(&attr)),
-            Err(e) => reply.error(errno(&e)),
+        self.look(Fs::fresh_content, req, ino, reply, ReplyAttr::error, move |kernel, reply| {
+            match kernel.fs.attr(ino) {
+                Ok(attr) => reply.attr(&keep, &file_attr(&attr)),
+                Err(e) => reply.error(errno(&e)),
+            }
         });
     }
 
@@ -572,7 +557,8 @@ impl Filesystem for Adapter {
             (_, None) => {}
         });
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        self.fs().write(caller, ino, Handle(fh.0), offset, data, append, kill, done);
+        let write = Write { ino, handle: Handle(fh.0), offset, data, append };
+        self.fs().write(caller, write, kill, done);
     }
 
     fn flush(
@@ -697,7 +683,7 @@ impl Filesystem for Adapter {
             Err(e) => reply.error(errno(&e)),
         };
         match offset {
-            0 => self.look(req, ino, reply, ReplyDirectory::error, answer),
+            0 => self.look(Fs::fresh, req, ino, reply, ReplyDirectory::error, answer),
             // It goes on with what it began.
             _ => answer(&self.kernel, reply),
         }
@@ -720,7 +706,7 @@ impl Filesystem for Adapter {
                 Err(e) => reply.error(errno(&e)),
             };
         match offset {
-            0 => self.look(req, ino, reply, ReplyDirectoryPlus::error, answer),
+            0 => self.look(Fs::fresh, req, ino, reply, ReplyDirectoryPlus::error, answer),
             _ => answer(&self.kernel, reply),
         }
     }
@@ -790,14 +776,14 @@ impl Filesystem for Adapter {
         if !name.starts_with(b"user.") && !name.starts_with(b"trusted.") {
             return xattr_reply(self.fs().xattr(ino, &name), size, reply);
         }
-        self.look(req, ino, reply, ReplyXattr::error, move |kernel, reply| {
+        self.look(Fs::fresh, req, ino, reply, ReplyXattr::error, move |kernel, reply| {
             xattr_reply(kernel.fs.xattr(ino, &name), size, reply);
         });
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let ino = Ino(ino.0);
-        self.look(req, ino, reply, ReplyXattr::error, move |kernel, reply| {
+        self.look(Fs::fresh, req, ino, reply, ReplyXattr::error, move |kernel, reply| {
             xattr_reply(kernel.fs.xattr_names(ino), size, reply);
         });
     }

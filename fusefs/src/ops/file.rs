@@ -12,6 +12,17 @@ use super::ports::{BodyError, Caller, Demand, Done, Handle, ProposeError};
 use super::rules::{Durability, Partition, Rule};
 use super::token::{Attempt, Patience};
 
+/// What to write, and where.
+#[derive(Clone, Copy)]
+pub struct Write<'a> {
+    pub ino: Ino,
+    pub handle: Handle,
+    pub offset: u64,
+    pub data: &'a [u8],
+    /// At the end instead.
+    pub append: bool,
+}
+
 /// What a write did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
@@ -62,26 +73,25 @@ impl Fs {
         self.bodies.read(handle, offset, len, Box::new(done));
     }
 
-    /// Writes `data` at `offset`, or at the end with `append`; less of it where a quota has not
-    /// room for all. With `kill_set_id` the file loses its set-id bits.
-    #[expect(clippy::too_many_arguments, reason = "as many as a write has")]
+    /// Writes; less than all where a quota has not room for it. With `kill_set_id` the file loses
+    /// its set-id bits.
     pub fn write(
         self: &Arc<Self>,
         caller: Caller,
-        ino: Ino,
-        handle: Handle,
-        offset: u64,
-        data: &[u8],
-        append: bool,
+        write: Write,
         kill_set_id: bool,
         done: FsDone<Written>,
     ) {
-        match self.privileges_of(ino, kill_set_id) {
-            Ok(None) => self.write_plainly(caller, ino, handle, offset, data, append, done),
+        match self.privileges_of(write.ino, kill_set_id) {
+            Ok(None) => self.write_plainly(caller, write, done),
             Ok(Some(kill)) => {
-                let (fs, data) = (Arc::clone(self), data.to_vec());
+                let (fs, data) = (Arc::clone(self), write.data.to_vec());
+                let Write { ino, handle, offset, append, .. } = write;
                 let stripped: FsDone<()> = Box::new(move |result| match result {
-                    Ok(()) => fs.write_plainly(caller, ino, handle, offset, &data, append, done),
+                    Ok(()) => {
+                        let write = Write { ino, handle, offset, data: &data, append };
+                        fs.write_plainly(caller, write, done);
+                    }
                     Err(e) => done(Err(e)),
                 });
                 self.strip(ino, kill, stripped);
@@ -90,17 +100,8 @@ impl Fs {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "as many as a write has")]
-    fn write_plainly(
-        self: &Arc<Self>,
-        caller: Caller,
-        ino: Ino,
-        handle: Handle,
-        offset: u64,
-        data: &[u8],
-        append: bool,
-        done: FsDone<Written>,
-    ) {
+    fn write_plainly(self: &Arc<Self>, caller: Caller, write: Write, done: FsDone<Written>) {
+        let Write { ino, handle, offset, data, append } = write;
         // What is missing is told before the call returns, while `data` is still here: only
         // then the bytes are copied.
         let missing: Arc<Mutex<Option<(BodyError, FsDone<Written>)>>> = Arc::default();

@@ -35,7 +35,7 @@ pub use attr::Attr;
 pub use barrier::{BARRIER_LEN_MAX, is_barrier};
 pub use call::Call;
 pub use error::FsError;
-pub use file::Written;
+pub use file::{Write, Written};
 pub use fs::{Fs, FsDone, Stats};
 pub use locks::{LockRequest, LockWish, Wait};
 pub use lookup::{Entry, Listing};

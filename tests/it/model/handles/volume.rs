@@ -16,7 +16,7 @@ use fusefs::body::{Asking, BodyService, Config, Peers};
 use fusefs::kernel::errno::errno;
 use fusefs::ops::ports::{Caller, Handle, OnApplied, Origin, Ring, View};
 use fusefs::ops::{
-    Call, Fs, FsDone, FsError, LockRequest, LockWish, Meant, NewInode, NewUnnamed, SetTime,
+    Call, Fs, FsDone, FsError, LockRequest, LockWish, Meant, NewInode, NewUnnamed, SetTime, Write,
 };
 use store::{Identity, Options, Store};
 use wire::Request;
@@ -66,7 +66,7 @@ struct Bodies(OnceLock<Weak<BodyService>>);
 struct NoPeers;
 
 /// Anything that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Node {
     pub fn start() -> Node {
@@ -427,15 +427,13 @@ impl Filesystem for Volume<'_> {
     fn write(
         &mut self,
         who: Who,
-        (node, handle): (Ino, Handle),
+        (ino, handle): (Ino, Handle),
         offset: u64,
         data: &[u8],
         append: bool,
     ) -> Result<usize> {
-        let kill = who.uid != 0;
-        let written = self.call(who, |fs, caller, done| {
-            fs.write(caller, node, handle, offset, data, append, kill, done);
-        })?;
+        let (write, kill) = (Write { ino, handle, offset, data, append }, who.uid != 0);
+        let written = self.call(who, |fs, caller, done| fs.write(caller, write, kill, done))?;
         Ok(written.bytes as usize)
     }
 

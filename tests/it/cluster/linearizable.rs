@@ -58,7 +58,7 @@ fn every_answer_is_explained_by_one_order() {
     let fight = Fight::start(&cluster, &mut random);
     let end = Instant::now() + minutes();
     let (mut kills, mut cuts) = (0, 0);
-    while Instant::now() < end {
+    while Instant::now() < end || kills == 0 || cuts == 0 {
         fight.wait_for_more(MEANWHILE);
         let zone = ZONES[random.below(3) as usize];
         if random.below(2) == 0 {
@@ -100,7 +100,6 @@ fn every_answer_is_explained_by_one_order() {
         KINDS.len()
     );
     assert!(undecided <= 2, "{undecided} pairs are not checked");
-    assert!(kills > 0 && cuts > 0, "nothing went wrong: {kills} kills, {cuts} cuts");
 }
 
 /// All zones at all pairs, until [`Fight::stop`].

@@ -220,6 +220,8 @@ fn lock_calls_of_a_cut_off_zone_end_as_their_directory_says() {
         assert_eq!(waiting.answer_within(A_WHILE), None);
         files.push((rule, one, three, waiting));
     }
+    let mut closing = locker(&cluster, "z3", "wait/f");
+    assert_eq!(closing.ask("posix x 2 1"), "ok");
     cluster.wait_for_equal_state();
     let cut = Instant::now();
     cluster.cut("z3");
@@ -245,13 +247,17 @@ fn lock_calls_of_a_cut_off_zone_end_as_their_directory_says() {
             assert!(*rule == "readonly" || began.elapsed() >= OP_TIMEOUT, "{call}");
         }
     }
-    // A process can end; what it had is given up when that can be agreed.
+    // A process can end, and close; what it had is given up when that can be agreed.
     let (_, mut one, three, waiting) = files.remove(0);
     three.kill();
-    assert_eq!(one.ask("posix x 1 1"), "EAGAIN");
+    assert_eq!(closing.ask("close"), "ok");
+    for lock in ["posix x 1 1", "posix x 2 1"] {
+        assert_eq!(one.ask(lock), "EAGAIN");
+    }
 
     cluster.heal();
     wait_until("the lock of who ended is free", || one.ask("posix x 1 1") == "ok");
+    wait_until("the lock of who closed is free", || one.ask("posix x 2 1") == "ok");
     files.push(("wait", one, locker(&cluster, "z3", "wait/f"), waiting));
     for (rule, one, three, waiting) in &mut files {
         // Nothing is left of what was given up, and what still waits gets its turn.

@@ -124,7 +124,7 @@ fn eight_followers_get_one_order_through_a_restart() {
 
 /// The commands in the order of a zone that `arguments` select. A zone that joined has none of
 /// before.
-fn commands(cluster: &Cluster, zone: &str, arguments: &[&str]) -> Vec<Value> {
+pub fn commands(cluster: &Cluster, zone: &str, arguments: &[&str]) -> Vec<Value> {
     let oldest = || cluster.node(zone)?["order_oldest"].as_u64().filter(|oldest| *oldest > 0);
     let oldest = wait_for("it says what it keeps", oldest).0.to_string();
     let all = ["log", "show", "--json", "--from", &oldest, "--limit", "1000000"];

@@ -18,7 +18,7 @@ pub const VOLUME: VolumeId = VolumeId(1);
 /// The simplest one: answered with `At`, one above what the asker has applied.
 pub const QUESTION: Ask = Ask::Reached { gsn: Gsn(1), bodies: false, wait_ms: 0 };
 /// Longer than anything here takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 pub type Joiner = dyn Fn(JoinRequest) -> Result<JoinReply, String> + Send + Sync;
 

@@ -27,11 +27,15 @@ use crate::ops::rules::{Durability, Partition};
 
 pub const VOLUME: VolumeId = VolumeId(1);
 
+/// As `tests::wait::PATIENCE`.
+const PATIENCE: Duration = Duration::from_secs(180);
+
 /// Everything that the nodes share.
 pub struct Cluster {
+    // Declared before `nodes`, so dropped before them: its tasks write into their directories.
+    runtime: Runtime,
     pub nodes: Vec<Node>,
     world: Arc<World>,
-    runtime: Runtime,
     pub seal_age: Duration,
     pub fetch_timeout: Duration,
 }
@@ -116,7 +120,7 @@ impl Cluster {
             .enable_all()
             .build()
             .expect("a runtime starts");
-        let mut cluster = Cluster { nodes: Vec::new(), world, runtime, seal_age, fetch_timeout };
+        let mut cluster = Cluster { runtime, nodes: Vec::new(), world, seal_age, fetch_timeout };
         for number in 1..=count {
             cluster.add(NodeId(number));
         }
@@ -384,7 +388,7 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(began.elapsed() < Duration::from_secs(30), "waited too long until {what}");
+        assert!(began.elapsed() < PATIENCE, "waited too long until {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -54,7 +54,7 @@ struct Ledger {
     /// newest one by which anybody did.
     reclaimed_at: Gsn,
     asked_at: Gsn,
-    /// By quota and other node, the newest one by which it got room.
+    /// By quota and node, the newest one by which it got room.
     granted_at: HashMap<(Ino, NodeId), Gsn>,
     /// How often room came, or went.
     changes: u64,
@@ -349,7 +349,8 @@ impl BodyService {
                     changed = true;
                     if *node == me {
                         ledger.reservation_agreed(*quota, *bytes, *returned);
-                    } else if *granted > 0 {
+                    }
+                    if *granted > 0 {
                         ledger.granted_at.insert((*quota, *node), gsn);
                     }
                 }
@@ -555,12 +556,14 @@ impl BodyService {
         is_returning
     }
 
-    /// Whether another node got room since all were asked for what they do not use, in a quota
-    /// whose room may be that of `quota`.
+    /// Whether room was got since all were asked for what they do not use, by another node or for
+    /// another quota, where it may be that of `quota`.
     fn others_got_more(&self, quota: Ino) -> Result<bool, BodyError> {
+        let own = (quota, self.ring.me());
         let got: Vec<Ino> = {
             let ledger = self.quotas.ledger.lock();
-            let newer = ledger.granted_at.iter().filter(|(_, at)| **at > ledger.reclaimed_at);
+            let others = ledger.granted_at.iter().filter(|(whose, _)| **whose != own);
+            let newer = others.filter(|(_, at)| **at > ledger.reclaimed_at);
             newer.map(|((quota, _), _)| *quota).collect()
         };
         let view = self.ring.view();

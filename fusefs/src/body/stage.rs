@@ -121,8 +121,9 @@ impl BodyService {
                 }
             }
         };
-        let file = self.file_for(body, room)?;
-        let written = file.stage().file().write_all_at(data, offset);
+        let written = self.file_for(body, room).and_then(|file| {
+            file.stage().file().write_all_at(data, offset).map_err(written_to_disk)
+        });
         let mut state = body.state(&*self.ring, &self.stages, None)?;
         let top = self.change(body.ino, &mut state);
         match written {
@@ -133,7 +134,7 @@ impl BodyService {
             }
             Err(error) => {
                 top.write_failed();
-                Err(written_to_disk(error))
+                Err(error)
             }
         }
     }

@@ -71,6 +71,9 @@ impl BodyService {
     }
 
     async fn hand_over(self: &Arc<Self>, body: &Arc<OpenBody>) -> Result<Gsn, BodyError> {
+        // One after the other: the first lets writers take the token again when it ends, and a
+        // second one's release would then take it from under what they have written.
+        let _alone = body.handing_over.lock().await;
         let me = self.ring.me();
         if self.ring.view().token_holder(body.ino).map_err(tables)? != Some(me) {
             return Ok(self.ring.applied_gsn());

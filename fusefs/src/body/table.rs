@@ -22,6 +22,8 @@ pub struct OpenBody {
     /// Held shortly, never during I/O, since the apply thread takes it too. `None` until the
     /// first look at the tables.
     state: Mutex<Option<State>>,
+    /// Held while the write token is handed over.
+    pub handing_over: tokio::sync::Mutex<()>,
     /// Told when a version was proposed, and when it left the way into the order.
     pub settled: Notify,
 }
@@ -45,7 +47,13 @@ pub struct OpenHandle {
 
 impl OpenBody {
     fn new(ino: Ino) -> OpenBody {
-        OpenBody { ino, writing: Mutex::new(()), state: Mutex::new(None), settled: Notify::new() }
+        OpenBody {
+            ino,
+            writing: Mutex::new(()),
+            state: Mutex::new(None),
+            handing_over: tokio::sync::Mutex::default(),
+            settled: Notify::new(),
+        }
     }
 
     /// The state, loaded from the tables if this is its first use. The tables are read under

@@ -6,7 +6,7 @@ use std::time::Duration;
 use engine::command::{Op, SetAttr};
 use engine::outcome::Outcome;
 
-use super::cluster::{Cluster, Node, noise, wait};
+use super::cluster::{Cluster, Node, noise, until, wait};
 use crate::ops::ports::{Bodies, BodyError};
 
 const RECORD: usize = 1000;
@@ -132,6 +132,40 @@ fn nodes_that_take_turns_append_every_line() {
     }
 }
 
+/// Two ask for the token at once, and its holder goes on writing as soon as it may.
+#[test]
+fn recalls_at_once_leave_nothing_written_without_the_token() {
+    let cluster = Cluster::with(3, Duration::from_secs(3600), Duration::from_secs(20));
+    let ino = cluster.nodes[0].create("log");
+    let stop = AtomicBool::new(false);
+    let written: usize = std::thread::scope(|scope| {
+        let askers = [1, 2].map(|at| {
+            let cluster = &cluster;
+            scope.spawn(move || {
+                (0..60).for_each(|line| {
+                    append(cluster, &cluster.nodes[at], ino, &format!("{at} {line}\n"))
+                });
+                60
+            })
+        });
+        let holder = scope.spawn(|| {
+            let mut lines = 0;
+            while !stop.load(Ordering::Relaxed) {
+                append(&cluster, &cluster.nodes[0], ino, &format!("0 {lines}\n"));
+                lines += 1;
+            }
+            lines
+        });
+        let asked: usize = askers.into_iter().map(|asker| asker.join().expect("no panic")).sum();
+        stop.store(true, Ordering::Relaxed);
+        asked + holder.join().expect("no panic")
+    });
+    cluster.settle();
+    let content = String::from_utf8(cluster.nodes[1].content(ino)).expect("it is text");
+    assert_eq!(content.lines().count(), written);
+    assert!(cluster.nodes.iter().all(|node| node.service().conflicts().is_empty()));
+}
+
 /// As operations do it: what lacks the token takes it, and recalls it where it is.
 fn append(cluster: &Cluster, node: &Node, ino: engine::ids::Ino, line: &str) {
     loop {
@@ -178,5 +212,8 @@ fn unlinking_during_a_seal_leaves_nothing_behind() {
     cluster.settle();
     assert_eq!(writer.service().load().staged_files, 0);
     assert!(writer.service().conflicts().is_empty());
-    assert!(writer.service().journal_records().expect("the journal can be read").is_empty());
+    until("the journal has forgotten it", || {
+        let records = writer.service().journal_records().expect("the journal can be read");
+        records.is_empty().then_some(())
+    });
 }

@@ -134,7 +134,7 @@ impl Replica {
         let next = match self.header.standing(vote.lane) {
             Standing::Active(next) => next,
             Standing::Future => Idx(1),
-            Standing::Over | Standing::NextEpoch => return,
+            Standing::Over | Standing::FarFuture | Standing::NextEpoch => return,
         };
         let log = self.lanes.entry(vote.lane).or_insert_with(|| LaneLog::new(next, now_us));
         let fresh = log.vote(from, vote);
@@ -186,7 +186,7 @@ impl Replica {
                 }
                 None
             }
-            Standing::NextEpoch => None,
+            Standing::FarFuture | Standing::NextEpoch => None,
         }
     }
 

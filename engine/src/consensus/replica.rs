@@ -96,8 +96,9 @@ impl Replica {
             let next = match header.standing(lane) {
                 Standing::Active(next) => next,
                 // What was promised and voted for in an epoch that the tables had not come to
-                // when the node died counts all the same.
-                Standing::Future | Standing::NextEpoch => Idx(1),
+                // when the node died counts all the same, and so does what it was for a lane that
+                // they had not come to, however far the log is ahead of them.
+                Standing::Future | Standing::FarFuture | Standing::NextEpoch => Idx(1),
                 Standing::Over => {
                     over.push(lane);
                     continue;
@@ -338,6 +339,9 @@ pub(super) enum Standing {
     Active(Idx),
     /// Not begun in the order as far as it is executed here; nodes ahead may use it.
     Future,
+    /// The same, but so many terms ahead that a peer's word is no reason to keep anything of it.
+    FarFuture,
+    /// Its `End`, or its epoch's, is executed: it counts no more.
     Over,
     /// Of an epoch that this node has not come to.
     NextEpoch,
@@ -351,15 +355,15 @@ impl Header {
         if lane.epoch > self.config.epoch {
             return Standing::NextEpoch;
         }
-        let next = self.next_terms.get(&lane.node).copied().unwrap_or_default();
-        let ahead = lane.term.0.checked_sub(next.0);
-        if lane.epoch == self.config.epoch
-            && self.config.is_voter(lane.node)
-            && ahead.is_some_and(|ahead| ahead < FUTURE_TERMS_MAX)
-        {
-            return Standing::Future;
+        if lane.epoch < self.config.epoch || !self.config.is_voter(lane.node) {
+            return Standing::Over;
         }
-        Standing::Over
+        let next = self.next_terms.get(&lane.node).copied().unwrap_or_default();
+        match lane.term.0.checked_sub(next.0) {
+            None => Standing::Over,
+            Some(ahead) if ahead < FUTURE_TERMS_MAX => Standing::Future,
+            Some(_) => Standing::FarFuture,
+        }
     }
 }
 

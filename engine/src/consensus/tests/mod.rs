@@ -196,13 +196,10 @@ impl Comparing {
     }
 }
 
-/// A node votes in an epoch that its ring thread has come to, and dies before its tables have.
-#[test]
-fn votes_in_an_epoch_that_the_tables_had_not_come_to_are_kept() {
-    let header = Header::genesis(NodeId(1));
-    let lane = LaneId { epoch: Epoch(2), node: NodeId(2), term: Term(0) };
+/// A node votes in a lane that its ring thread has come to, and dies before its tables have.
+fn check_votes_are_kept(lane: LaneId) {
     let entry = Entry { ts: Ts(NOW_US), kind: EntryKind::Tick };
-    let mut recovered = Recovered::fresh(header);
+    let mut recovered = Recovered::fresh(Header::genesis(NodeId(1)));
     recovered.promised.insert(lane, Ballot(1 << 16 | 3));
     recovered.accepted.insert(lane, BTreeMap::from([(Idx(1), (Ballot(0), entry.clone()))]));
     let mut replica = Replica::recover(NodeId(1), 2, recovered, 1);
@@ -214,6 +211,18 @@ fn votes_in_an_epoch_that_the_tables_had_not_come_to_are_kept() {
     let log = &replica.lanes[&lane];
     assert_eq!(log.promised, Ballot(1 << 16 | 3));
     assert_eq!(log.entries.get(&Idx(1)), Some(&(Ballot(0), entry)));
+}
+
+#[test]
+fn votes_in_an_epoch_that_the_tables_had_not_come_to_are_kept() {
+    check_votes_are_kept(LaneId { epoch: Epoch(2), node: NodeId(2), term: Term(0) });
+}
+
+/// Each restart costs the own lane a term: a node that dies again and again before its tables
+/// are written has a log that is many terms ahead of them (seed 1795699228084).
+#[test]
+fn votes_in_a_lane_many_terms_ahead_of_the_tables_are_kept() {
+    check_votes_are_kept(LaneId { epoch: Epoch(1), node: NodeId(1), term: Term(50) });
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Bugs on purpose: each removes one rule that safety needs, to see that the simulator and the
 //! model checker notice. They exist in this crate's own tests only.
 
+#[cfg(test)]
+use super::replica::Standing;
+
 /// A rule to break.
 #[cfg_attr(not(test), expect(dead_code, reason = "the names of rules, for tests"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +18,8 @@ pub enum Mutation {
     StartedNotPersisted,
     /// Forget promised ballots in a restart.
     ForgetPromised,
+    /// Forget what was accepted for lanes that are far ahead of the tables in a restart.
+    ForgetFarLanes,
     /// Count promises before the entries that they follow.
     ClosedWithoutLast,
     /// Take an `End` that a taker wrote into the own lane for an own entry.
@@ -79,6 +84,10 @@ impl super::Replica {
                 log.promised = crate::ids::Ballot(0);
                 log.highest = crate::ids::Ballot(0);
             }
+        }
+        if mutation == Mutation::ForgetFarLanes {
+            let header = &self.header;
+            self.lanes.retain(|&lane, _| header.standing(lane) != Standing::FarFuture);
         }
     }
 }

@@ -110,6 +110,7 @@ impl Plan {
         plan.choose_faults(&mut random, pace);
         plan.choose_memberships(&mut random, pace);
         plan.choose_wishes(&mut Random::new(seed ^ 0x3e3b_e250));
+        plan.choose_crash_loop(&mut Random::new(seed ^ 0x0c4a_5100));
         plan.choose_loss(&mut random);
         plan.faults.sort_by_key(|(at_us, _)| *at_us);
         plan
@@ -259,6 +260,28 @@ impl Plan {
                 self.faults.push((at_us, deaf));
             }
             self.faults.push((at_us, Fault::Want(wish)));
+        }
+    }
+
+    /// In some runs nodes die again and again, perhaps faster than their tables are written:
+    /// then the log is ever further ahead of them.
+    fn choose_crash_loop(&mut self, random: &mut Random) {
+        if !random.percent(10) {
+            return;
+        }
+        if random.percent(50) {
+            self.apply_lag_us = 2_000_000;
+        }
+        let node = NodeId(1 + random.below(u64::from(self.voters)) as u16);
+        let all = random.percent(30);
+        let mut at_us = random.below(self.calm_us);
+        for _ in 0..4 + random.below(12) {
+            let down_us = 1 + random.below(3_000);
+            self.faults.push(match all {
+                true => (at_us, Fault::Blackout { down_us }),
+                false => (at_us, Fault::Crash { node, down_us }),
+            });
+            at_us += [20_000, 200_000, 800_000][random.below(3) as usize];
         }
     }
 

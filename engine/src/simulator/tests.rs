@@ -168,6 +168,7 @@ noticed! {
     a_resumed_lane_is_noticed: ResumeLane,
     a_lane_begun_without_record_is_noticed: StartedNotPersisted,
     forgotten_promises_are_noticed: ForgetPromised,
+    forgotten_far_lanes_are_noticed: ForgetFarLanes,
     promises_counted_too_early_are_noticed: ClosedWithoutLast,
     a_foreign_end_taken_for_an_own_entry_is_noticed: ForeignEndAsOwn,
     entries_of_an_epoch_that_is_over_are_noticed: OldEpochNotVoid,

@@ -71,9 +71,12 @@ impl LaneLog {
         let accepted = entries.values().map(|(ballot, _)| *ballot).max();
         log.promised = promised.max(accepted.unwrap_or_default());
         log.highest = log.promised;
+        // What was given up is in the tables. A gap above them is none of that: its entries were
+        // executed as others told them, and the tables came back without them.
+        let given_up = Idx(next.0.saturating_sub(1));
         log.truncated = match entries.first_key_value() {
-            Some((first, _)) => Idx(first.0.saturating_sub(1)),
-            None => Idx(next.0.saturating_sub(1)),
+            Some((first, _)) => given_up.min(Idx(first.0.saturating_sub(1))),
+            None => given_up,
         };
         // Only the last unbroken run at the highest ballot: a run may be followed by values of
         // lower ballots, and catching up from the order leaves gaps.
@@ -174,3 +177,29 @@ fn merge(old: Vote, new: Vote) -> Vote {
 
 /// A taker that lags by more than this catches up from the order, which costs less.
 const EXECUTED_TOLD_MAX: u64 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::entry::EntryKind;
+    use crate::ids::{Epoch, Term};
+
+    /// A node learned the first entry from others, voted for the second, and came back with
+    /// tables that hold neither (seed 5009528).
+    #[test]
+    fn an_entry_that_never_came_here_is_not_one_that_was_given_up() {
+        let lane = LaneId { epoch: Epoch(1), node: NodeId(1), term: Term(0) };
+        let entry = Entry { ts: Ts(7), kind: EntryKind::Tick };
+        let entries = BTreeMap::from([(Idx(2), (Ballot(9), entry))]);
+        let log = LaneLog::recover(lane, NodeId(2), Idx(1), Ballot(9), entries.clone());
+        let (first, accepted) = log.accepted_from(Idx(1), Idx(1));
+        assert_eq!(
+            (first, accepted.len()),
+            (Idx(1), 1),
+            "nothing was voted for in the first place"
+        );
+        // With tables that hold it, it cannot be told.
+        let log = LaneLog::recover(lane, NodeId(2), Idx(2), Ballot(9), entries);
+        assert_eq!(log.accepted_from(Idx(1), Idx(2)).0, Idx(2));
+    }
+}

@@ -142,9 +142,7 @@ impl BodyService {
         }
         for layer in aside {
             tracing::error!(ino = %body.ino, layer = layer.0, "what was written is put aside");
-            if let Err(error) = self.forget_record(body.ino, layer) {
-                tracing::warn!(ino = %body.ino, error = %error.chain(), "a journal record stays");
-            }
+            self.forget_record(body.ino, layer);
         }
         self.counters.put_aside.add(1);
         body.settled.notify_waiters();

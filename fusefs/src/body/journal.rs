@@ -150,19 +150,34 @@ impl BodyService {
             return Ok(());
         }
         self.store.local_write(&batch, sync).map_err(stored)?;
-        let mut state = body.state(&*self.ring, &self.stages, None)?;
         for entry in &entries {
-            if let Some(sealing) = state.sealing_of(entry.layer) {
-                sealing.journaled = true;
+            if self.note_journaled(body, entry.layer)? {
+                continue;
             }
-            if let Some(top) = &mut state.top
-                && top.layer.id() == entry.layer
-            {
-                top.journaled = true;
-                top.layer.shape_is_journaled();
+            // It was published, or its file is gone, while it was written.
+            if let Some(file) = &entry.file {
+                file.discard();
             }
+            self.forget_record(body.ino, entry.layer);
         }
         Ok(())
+    }
+
+    /// False if the layer is no more.
+    fn note_journaled(&self, body: &OpenBody, layer: LayerId) -> Result<bool, BodyError> {
+        let mut state = body.state(&*self.ring, &self.stages, None)?;
+        if let Some(sealing) = state.sealing_of(layer) {
+            sealing.journaled = true;
+            return Ok(true);
+        }
+        match &mut state.top {
+            Some(top) if top.layer.id() == layer => {
+                top.journaled = true;
+                top.layer.shape_is_journaled();
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 
     fn sync_stage(
@@ -215,7 +230,13 @@ impl BodyService {
         if let Data::File(file) = layer.data() {
             file.discard();
         }
-        if let Err(error) = self.store.local_delete(&self.layer_key(ino, layer.id())) {
+        self.forget_record(ino, layer.id());
+    }
+
+    /// Only a layer's journal record goes. One that stays is harmless until the next start,
+    /// which asks again what became of its layer.
+    pub(super) fn forget_record(&self, ino: Ino, layer: LayerId) {
+        if let Err(error) = self.delete_record(ino, layer) {
             tracing::warn!(%ino, error = %error.chain(), "a journal record stays");
         }
     }
@@ -225,10 +246,12 @@ impl BodyService {
     pub(super) fn journal_arrival(&self, body: &OpenBody, sealing: &Sealing) {
         let mut batch = LocalBatch::new();
         batch.delete(&self.layer_key(body.ino, sealing.frozen.layer.id()));
+        let mut above = None;
         if let Some(state) = body.loaded()
             && let Some(top) = state.top.as_ref().filter(|top| top.journaled)
         {
             let record = record_of_top(top, &state);
+            above = Some(top.layer.id());
             batch.put(&self.layer_key(body.ino, top.layer.id()), &encode(&record));
         }
         if let Data::File(file) = sealing.frozen.layer.data() {
@@ -236,6 +259,12 @@ impl BodyService {
         }
         if let Err(error) = self.store.local_write(&batch, false) {
             tracing::warn!(ino = %body.ino, error = %error.chain(), "a journal record stays");
+        }
+        // The last handle of a file without names may have gone meanwhile.
+        if let Some(layer) = above
+            && !body.loaded().is_some_and(|state| state.has_layer(layer))
+        {
+            self.forget_record(body.ino, layer);
         }
     }
 
@@ -260,7 +289,7 @@ impl BodyService {
         }
     }
 
-    pub(super) fn forget_record(&self, ino: Ino, layer: LayerId) -> Result<(), StoreError> {
+    pub(super) fn delete_record(&self, ino: Ino, layer: LayerId) -> Result<(), StoreError> {
         self.store.local_delete(&self.layer_key(ino, layer))
     }
 

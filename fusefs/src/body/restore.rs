@@ -36,7 +36,7 @@ impl BodyService {
             match inode {
                 Some(inode) => self.restore_file(ino, &inode, layers, &known, &mut used)?,
                 // Its last name went after the fsync: nobody can ask for it.
-                None => layers.iter().try_for_each(|(layer, _)| self.forget_record(ino, *layer))?,
+                None => layers.iter().try_for_each(|(layer, _)| self.delete_record(ino, *layer))?,
             }
         }
         self.drop_unused_stages(&known, &used)
@@ -69,7 +69,7 @@ impl BodyService {
                 && is_outlived(record.base, inode.version, inode.holder, me)
                 && !over_outlived;
             if is_agreed || is_outlived {
-                self.forget_record(ino, id)?;
+                self.delete_record(ino, id)?;
                 continue;
             }
             let Some(layer) = self.restore_layer(id, &record, known, used)? else {
@@ -80,7 +80,7 @@ impl BodyService {
                         state = Some(self.sealing_state(&base, &record, empty, Some(sealed)));
                     }
                     // Neither its bytes nor what they became are here: it was never promised.
-                    _ => self.forget_record(ino, id)?,
+                    _ => self.delete_record(ino, id)?,
                 }
                 continue;
             };

@@ -326,14 +326,20 @@ impl BodyService {
             let Prepared { body, frozen, content, made, began, .. } = prepared;
             drop(made);
             self.counters.sealed.add(1);
-            let mut is_gone = false;
+            let layer = frozen.layer.id();
+            let (mut is_gone, mut is_wanted) = (false, false);
             if let Some(mut state) = body.loaded() {
                 state.last_seal = Some((Instant::now(), began.elapsed()));
                 is_gone = state.gone;
-                if let Some(sealing) = state.sealing_of(frozen.layer.id()) {
+                if let Some(sealing) = state.sealing_of(layer) {
+                    is_wanted = true;
                     sealing.stored = Some(content);
                     sealing.step = Step::Stored;
                 }
+            }
+            if !is_wanted {
+                // Whoever took it away could not know of the note that was being written.
+                self.forget_record(body.ino, layer);
             }
             if is_gone {
                 let _ = self.settled.send(super::publish::Settled::Gone(body));

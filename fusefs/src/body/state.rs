@@ -214,6 +214,12 @@ impl State {
         top.into_iter().chain(sealing).any(|id| id <= newest)
     }
 
+    /// Whether the layer is not part of an agreed version yet, and not taken back.
+    pub fn has_layer(&self, id: LayerId) -> bool {
+        let sealing = self.sealing.as_ref().map(|sealing| sealing.frozen.layer.id());
+        sealing == Some(id) || self.top.as_ref().is_some_and(|top| top.layer.id() == id)
+    }
+
     /// Whether what is written of it goes into the order.
     pub fn is_published(&self) -> bool {
         !self.gone && !self.unnamed

@@ -210,7 +210,37 @@ fn unlinking_during_a_seal_leaves_nothing_behind() {
         }
     }
     cluster.settle();
-    assert_eq!(writer.service().load().staged_files, 0);
+    // The settling thread drops what is gone after it is told.
+    until("nothing of them is staged", || {
+        (writer.service().load().staged_files == 0).then_some(())
+    });
+    assert!(writer.service().conflicts().is_empty());
+    until("the journal has forgotten it", || {
+        let records = writer.service().journal_records().expect("the journal can be read");
+        records.is_empty().then_some(())
+    });
+}
+
+/// An fsync writes down what is published in the same moment.
+#[test]
+fn an_fsync_during_a_publish_leaves_nothing_behind() {
+    let cluster = Cluster::with(2, Duration::from_millis(1), Duration::from_secs(20));
+    let writer = &cluster.nodes[0];
+    let ino = writer.create("f");
+    std::thread::scope(|scope| {
+        for thread in 0..2u64 {
+            scope.spawn(move || {
+                for round in 0..150u64 {
+                    let handle = writer.open(ino, true);
+                    let len = if round % 3 == 0 { 200_000 } else { 900 };
+                    writer.write(handle, thread * 300_000, &noise(round, len));
+                    writer.service().release(handle);
+                    writer.fsync(ino);
+                }
+            });
+        }
+    });
+    cluster.settle();
     assert!(writer.service().conflicts().is_empty());
     until("the journal has forgotten it", || {
         let records = writer.service().journal_records().expect("the journal can be read");

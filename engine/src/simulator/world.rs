@@ -333,6 +333,8 @@ impl World {
     fn heal(&mut self) -> Checked {
         self.calm = true;
         self.network.heal();
+        // Tables that stay behind serve what others lack when newer agreements are there.
+        self.plan.apply_lag_us = self.plan.apply_lag_us.min(CALM_APPLY_LAG_US);
         let nodes: Vec<NodeId> = self.nodes.keys().copied().collect();
         for &node in &nodes {
             let state = self.nodes.get_mut(&node).expect("it is listed");
@@ -342,6 +344,7 @@ impl World {
             state.down_us = 1;
             state.crash_at = state.crash_at.map(|(point, down_us)| (point, down_us.min(1_000_000)));
             state.paused_until_us = 0;
+            state.apply_waiting();
             self.start(node)?;
         }
         self.note(|_| "calm".to_string());
@@ -394,6 +397,9 @@ impl World {
 /// Far more than anything needs: a restart, an `End` in the future, a few lost messages, and
 /// memberships that each wait until slow tables have the one before.
 const CALM_US: u64 = 20_000_000;
+
+/// Much less than the time between two ticks.
+const CALM_APPLY_LAG_US: u64 = 20_000;
 
 /// Commands of one node without an answer, so that a cut-off node does not pile them up.
 const WAITING_MAX: usize = 100;

@@ -51,6 +51,16 @@ impl Replica {
     pub(super) fn recollect(&mut self) {
         if matches!(self.memory, Memory::LostUpto(_)) && !self.is_mute() {
             self.memory = Memory::Whole;
+            self.whole_since = Some(self.header.gsn);
+            self.tell_memory_whole();
+        }
+    }
+
+    /// The loss may be forgotten once the tables hold the epoch durably: a node that came back
+    /// with older ones would be in an epoch again in which it may have voted.
+    pub(super) fn tell_memory_whole(&mut self) {
+        if self.whole_since.is_some_and(|gsn| gsn <= self.durable) {
+            self.whole_since = None;
             self.out.push(Effect::MemoryWhole);
         }
     }

@@ -168,7 +168,10 @@ impl Replica {
         }
         self.own = None;
         self.takeovers.clear();
-        self.queue.skip_to(finished_seq);
+        // With a removed node goes what the tables knew of its commands.
+        if !self.is_removed() {
+            self.queue.skip_to(finished_seq);
+        }
         self.fetching = Fetching { headway_us: self.now_us, ..Fetching::default() };
         let mut over = Vec::new();
         for &lane in self.lanes.keys() {

@@ -72,6 +72,8 @@ pub struct Replica {
     /// This node was found to be the one that is wrong.
     pub(super) convicted: bool,
     pub(super) memory: Memory,
+    /// The agreement since which it is whole, while a restart might not know that.
+    pub(super) whole_since: Option<Gsn>,
     pub(super) nonsense: u64,
     /// The order broke its own rules: nothing is executed any more.
     pub(super) halted: bool,
@@ -146,6 +148,7 @@ impl Replica {
             differs_since_us: None,
             convicted: false,
             memory: if forgetful { Memory::Lost } else { Memory::Whole },
+            whole_since: None,
             nonsense: 0,
             halted: false,
             #[cfg(test)]
@@ -175,6 +178,7 @@ impl Replica {
             Input::AppliedDurable(gsn) => {
                 self.durable = self.durable.max(gsn);
                 self.truncate(gsn);
+                self.tell_memory_whole();
             }
             Input::StateHash { gsn, hash } => self.note_state(gsn, hash),
             Input::PeerUp(node) => self.peer_up(node),

@@ -4,6 +4,7 @@ mod exhaustive;
 
 use std::collections::BTreeMap;
 
+use super::amnesia::Memory;
 use super::message::{AcceptedEntry, Closed, Heartbeat, Vote};
 use super::random::Random;
 use super::*;
@@ -223,6 +224,46 @@ fn votes_in_an_epoch_that_the_tables_had_not_come_to_are_kept() {
 #[test]
 fn votes_in_a_lane_many_terms_ahead_of_the_tables_are_kept() {
     check_votes_are_kept(LaneId { epoch: Epoch(1), node: NodeId(1), term: Term(50) });
+}
+
+/// A node that lost its log came to a new epoch, forgot the loss at once, and died before its
+/// tables had the epoch (seed 1795700064969).
+#[test]
+fn a_loss_is_forgotten_when_the_tables_have_the_new_epoch() {
+    let mut recovered = Recovered::fresh(Header::genesis(NodeId(1)));
+    recovered.forgetful = true;
+    let mut replica = Replica::recover(NodeId(1), 2, recovered, 1);
+    replica.memory = Memory::LostUpto(Epoch(1));
+    replica.header.config.epoch = Epoch(2);
+    replica.header.gsn = Gsn(5);
+    replica.recollect();
+    assert!(!replica.is_mute());
+    assert_eq!(replica.out, []);
+    let mut effects = Vec::new();
+    replica.step(NOW_US, Input::AppliedDurable(Gsn(4)), &mut effects);
+    assert!(!effects.contains(&Effect::MemoryWhole));
+    replica.step(NOW_US, Input::AppliedDurable(Gsn(5)), &mut effects);
+    assert!(effects.contains(&Effect::MemoryWhole));
+}
+
+/// The tables that tell it so know nothing of its commands any more (seed 1795700052164).
+#[test]
+fn a_snapshot_tells_a_node_that_it_was_removed() {
+    let mut header = Header::genesis(NodeId(1));
+    header.config.voters = (1..=2).map(|node| (NodeId(node), 1)).collect();
+    let mut replica = Replica::recover(NodeId(1), 1, Recovered::fresh(header.clone()), 1);
+    let id = OpId { origin: NodeId(1), boot: 1, seq: 1 };
+    let time = Timestamp::default();
+    replica.queue.push(Command { id, time, cred: Cred::SYSTEM, op: Op::Noop });
+    assert!(replica.queue.executed(id));
+    header.gsn = Gsn(9);
+    header.config.epoch = Epoch(2);
+    header.config.voters = BTreeMap::from([(NodeId(2), 1)]);
+    header.config.removed.insert(NodeId(1));
+    header.active = BTreeMap::new();
+    let mut effects = Vec::new();
+    replica.step(NOW_US, Input::Installed { header, finished_seq: 0 }, &mut effects);
+    assert!(effects.contains(&Effect::Removed { gsn: Gsn(9) }), "{effects:?}");
 }
 
 #[test]

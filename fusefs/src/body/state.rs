@@ -201,23 +201,24 @@ impl State {
         self.top.is_some() || self.sealing.is_some()
     }
 
-    /// The newest layer that is not part of an agreed version.
-    pub fn newest_layer(&self) -> Option<LayerId> {
+    /// The layers that are not part of an agreed version, the newest first.
+    fn layers(&self) -> impl Iterator<Item = LayerId> {
         let sealing = self.sealing.as_ref().map(|sealing| sealing.frozen.layer.id());
-        self.top.as_ref().map(|top| top.layer.id()).or(sealing)
+        self.top.as_ref().map(|top| top.layer.id()).into_iter().chain(sealing)
+    }
+
+    pub fn newest_layer(&self) -> Option<LayerId> {
+        self.layers().next()
     }
 
     /// Whether a layer up to `newest` is not part of an agreed version.
     pub fn has_layer_upto(&self, newest: LayerId) -> bool {
-        let sealing = self.sealing.as_ref().map(|sealing| sealing.frozen.layer.id());
-        let top = self.top.as_ref().map(|top| top.layer.id());
-        top.into_iter().chain(sealing).any(|id| id <= newest)
+        self.layers().any(|id| id <= newest)
     }
 
     /// Whether the layer is not part of an agreed version yet, and not taken back.
-    pub fn has_layer(&self, id: LayerId) -> bool {
-        let sealing = self.sealing.as_ref().map(|sealing| sealing.frozen.layer.id());
-        sealing == Some(id) || self.top.as_ref().is_some_and(|top| top.layer.id() == id)
+    pub fn has_layer(&self, layer: LayerId) -> bool {
+        self.layers().any(|id| id == layer)
     }
 
     /// Whether what is written of it goes into the order.

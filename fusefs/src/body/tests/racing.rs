@@ -215,8 +215,12 @@ fn unlinking_during_a_seal_leaves_nothing_behind() {
         (writer.service().load().staged_files == 0).then_some(())
     });
     assert!(writer.service().conflicts().is_empty());
-    until("the journal has forgotten it", || {
-        let records = writer.service().journal_records().expect("the journal can be read");
+    until_the_journal_is_empty(writer);
+}
+
+fn until_the_journal_is_empty(node: &Node) {
+    until("the journal has forgotten everything", || {
+        let records = node.service().journal_records().expect("the journal can be read");
         records.is_empty().then_some(())
     });
 }
@@ -242,8 +246,5 @@ fn an_fsync_during_a_publish_leaves_nothing_behind() {
     });
     cluster.settle();
     assert!(writer.service().conflicts().is_empty());
-    until("the journal has forgotten it", || {
-        let records = writer.service().journal_records().expect("the journal can be read");
-        records.is_empty().then_some(())
-    });
+    until_the_journal_is_empty(writer);
 }
